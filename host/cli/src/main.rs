@@ -1,0 +1,2 @@
+//! The `tokenmill` binary.
+fn main() {}
