@@ -1,1 +1,8 @@
-//! Placeholder.
+//! The one transformer of Tokenmill, generic over the device it runs on.
+//!
+//! Invariant: no FFI, no file, no thread, no clock: weights come from a byte source, so the same code
+//! builds for a device library and for wasm32.
+#![forbid(unsafe_code)]
+
+pub mod device;
+pub mod error;
