@@ -27,6 +27,15 @@ impl Dtype {
             Dtype::F16 | Dtype::Bf16 => 2,
         }
     }
+
+    /// "f32", "f16", "bf16"
+    pub fn name(self) -> &'static str {
+        match self {
+            Dtype::F32 => "f32",
+            Dtype::F16 => "f16",
+            Dtype::Bf16 => "bf16",
+        }
+    }
 }
 
 /// A little-endian row-major matrix in host memory, `[rows, cols]` (`[out, in]` for a linear layer).

@@ -4,5 +4,7 @@
 //! builds for a device library and for wasm32.
 #![forbid(unsafe_code)]
 
+pub mod config;
 pub mod device;
 pub mod error;
+pub mod rope;
