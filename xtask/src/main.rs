@@ -1,2 +1,34 @@
-//! Build, test and bench tasks.
-fn main() {}
+//! Tasks of the repository: `cargo xtask test`, `cargo xtask bench …`.
+//!
+//! Invariant: runs other programs and reads what they print; links nothing of Tokenmill.
+#![allow(clippy::print_stdout, reason = "a task speaks to the terminal")]
+
+mod bench;
+mod process;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+/// Build, test and measure Tokenmill.
+#[derive(Parser)]
+#[command(name = "cargo xtask", version)]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what the tests need, then run all of them.
+    Test,
+    /// Measure, against a named peer in the same run, and write JSON to bench/results/.
+    #[command(subcommand)]
+    Bench(bench::Bench),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Args::parse().task {
+        Task::Test => test::all(),
+        Task::Bench(which) => bench::run(which),
+    }
+}

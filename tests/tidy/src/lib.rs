@@ -1,1 +1,1 @@
-//! Placeholder.
+//! The shape of the repository, as tests: see `tests/`.

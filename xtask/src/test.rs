@@ -1,0 +1,114 @@
+//! `cargo xtask test`: everything, with what it needs installed under `target/`.
+
+use crate::process::{built, cargo, command, exists, output, root, run};
+use anyhow::{Context, Result, bail};
+use std::{
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Child, Stdio},
+};
+
+const CARGO_DENY: &str = "0.20.2";
+
+pub(crate) fn all() -> Result<()> {
+    require_tools()?;
+    dependencies()?;
+    run(cargo().args(["build", "--release", "--workspace"]))?;
+    run(cargo().args(["test", "--release", "--workspace"]))?;
+    clients()
+}
+
+fn require_tools() -> Result<()> {
+    for (program, why) in [
+        ("cc", "to compile the C header and the example backend"),
+        ("python3", "to run real client programs"),
+    ] {
+        if !exists(program) {
+            bail!("`{program}` is needed {why}; on Debian: apt-get install build-essential python3-venv");
+        }
+    }
+    Ok(())
+}
+
+/// Licences, sources and duplicate bans of every dependency; advisories where their database can be reached.
+fn dependencies() -> Result<()> {
+    let tools = root().join("target/tools");
+    let deny = tools.join("bin/cargo-deny");
+    if !deny.exists() {
+        run(cargo()
+            .args([
+                "install",
+                "cargo-deny",
+                "--version",
+                CARGO_DENY,
+                "--locked",
+                "--no-default-features",
+                "--root",
+            ])
+            .arg(&tools))?;
+    }
+    run(command(&deny).args(["check", "licenses", "bans", "sources"]))?;
+    if run(command(&deny).args(["fetch", "db"])).is_err() {
+        println!("advisories were NOT checked: their database cannot be reached from here");
+        return Ok(());
+    }
+    run(command(&deny).args(["check", "advisories"]))
+}
+
+/// Real client programs against the real server with the default model.
+fn clients() -> Result<()> {
+    let folder = root().join("tests/clients");
+    let python = virtual_environment(&folder.join("requirements.txt"))?;
+    let server = Server::start()?;
+    run(command(python).arg(folder.join("run.py")).arg("--base-url").arg(&server.url))
+}
+
+/// A Python with the pinned packages of `requirements`, made once.
+fn virtual_environment(requirements: &std::path::Path) -> Result<PathBuf> {
+    let folder = root().join("target/clients");
+    let python = folder.join("bin/python");
+    if !python.exists() {
+        run(command("python3").args(["-m", "venv"]).arg(&folder))?;
+    }
+    run(command(&python)
+        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
+        .arg(requirements))?;
+    Ok(python)
+}
+
+/// `tokenmill serve` on a free port; killed when dropped.
+struct Server {
+    child: Child,
+    url: String,
+}
+
+impl Server {
+    fn start() -> Result<Self> {
+        let program = built()?.join("tokenmill");
+        output(command(&program).args(["pull", "SmolLM2-135M-Instruct"]))?;
+        let mut child = command(&program)
+            .args(["serve", "--port", "0"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("tokenmill serve")?;
+        let lines = BufReader::new(child.stdout.take().context("no standard output")?).lines();
+        for line in lines {
+            let line = line?;
+            println!("{line}");
+            if let Some(at) = line.find("http://") {
+                let url =
+                    line[at..].split_whitespace().next().unwrap_or_default().trim_end_matches('/').to_owned();
+                return Ok(Self { child, url });
+            }
+        }
+        bail!("tokenmill serve ended without saying where it listens");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Nothing can be done about a child that cannot be killed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
