@@ -1,1 +1,14 @@
-//! Placeholder.
+//! What decides, apart from what is decided on: the `Scheduler` and `Sampler` traits, the columns they
+//! see, and the built-in defaults.
+//!
+//! A policy reads columns (one entry per sequence or row, in one order) and writes columns; the engine
+//! checks every answer, so a policy can delay or reorder work and choose text but never corrupt state.
+//! The shapes are those of `wit/policy.wit`, so a policy in WebAssembly implements the same traits.
+//!
+//! Invariant: no clock, no randomness, no I/O, and nothing of blocks, tickets, text or HTTP. The same
+//! columns give the same answer.
+#![forbid(unsafe_code)]
+
+mod params;
+
+pub use params::Params;

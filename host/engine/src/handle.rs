@@ -1,0 +1,148 @@
+//! The way in: queue bound, commands and counters shared with the engine's thread.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::event::Output;
+use crate::request::{Limits, Request};
+use crate::stats::Stats;
+
+/// Names a request; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// Why a request was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Try again later.
+    #[error("the queue is full")]
+    QueueFull,
+    /// This engine takes no more requests.
+    #[error("the server is draining")]
+    Draining,
+    #[error("the prompt has {tokens} tokens; prompt and output together must fit in {limit}")]
+    TooLong { tokens: u64, limit: u32 },
+    #[error("{field} {message}")]
+    Invalid { field: &'static str, message: String },
+    /// The engine stopped or lost its device.
+    #[error("the engine has stopped")]
+    Stopped,
+}
+
+pub(crate) enum Command {
+    Submit { id: RequestId, request: Box<Request>, output: Box<dyn Output> },
+    Cancel(RequestId),
+    EndBranch(RequestId, u32),
+}
+
+/// Requests that were accepted and not yet started.
+#[derive(Default)]
+pub(crate) struct Queue {
+    pub(crate) commands: Vec<Command>,
+    pub(crate) requests: u64,
+    pub(crate) tokens: u64,
+    next: u64,
+    stats: Stats,
+}
+
+pub(crate) struct Shared {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    /// Commands may be waiting; spares an idle look the lock.
+    pub(crate) pending: AtomicBool,
+    pub(crate) draining: AtomicBool,
+    pub(crate) shutdown: AtomicBool,
+    pub(crate) stopped: AtomicBool,
+    pub(crate) steps: AtomicU64,
+    pub(crate) limits: Limits,
+    pub(crate) samplers: Vec<String>,
+    pub(crate) max_waiting: u64,
+    pub(crate) max_waiting_tokens: u64,
+}
+
+impl Shared {
+    /// The queue, also after a panic elsewhere: it is consistent between statements.
+    pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Talks to an engine from any thread.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Handle {
+    /// Queues a request; its events go to `output`.
+    pub fn submit(&self, request: Request, output: Box<dyn Output>) -> Result<RequestId, Refused> {
+        let shared = &*self.shared;
+        shared.limits.check(&request)?;
+        let tokens = request.prompt.len() as u64;
+        let request = Box::new(request);
+        let mut queue = shared.queue();
+        if shared.stopped.load(Ordering::Acquire) {
+            return Err(Refused::Stopped);
+        }
+        if shared.draining.load(Ordering::Acquire) {
+            return Err(Refused::Draining);
+        }
+        if queue.requests >= shared.max_waiting || queue.tokens + tokens > shared.max_waiting_tokens {
+            return Err(Refused::QueueFull);
+        }
+        queue.next += 1;
+        queue.requests += 1;
+        queue.tokens += tokens;
+        let id = RequestId(queue.next);
+        queue.commands.push(Command::Submit { id, request, output });
+        drop(queue);
+        self.wake();
+        Ok(id)
+    }
+
+    /// Ends a request, wherever it is; its blocks are free within a step and no event follows.
+    pub fn cancel(&self, id: RequestId) {
+        self.shared.queue().commands.push(Command::Cancel(id));
+        self.wake();
+    }
+
+    /// Ends one branch (a stop string was found); its siblings go on.
+    pub fn end_branch(&self, id: RequestId, branch: u32) {
+        self.shared.queue().commands.push(Command::EndBranch(id, branch));
+        self.wake();
+    }
+
+    pub fn stats(&self) -> Stats {
+        let shared = &*self.shared;
+        let queue = shared.queue();
+        Stats {
+            waiting_tokens: queue.tokens,
+            steps: shared.steps.load(Ordering::Relaxed),
+            draining: shared.draining.load(Ordering::Relaxed),
+            ..queue.stats
+        }
+    }
+
+    pub fn limits(&self) -> Limits {
+        self.shared.limits
+    }
+
+    /// Refuses new requests; `Engine::run` returns when the rest is done.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Fails what is left and stops at once.
+    pub fn shutdown(&self) {
+        self.shared.draining.store(true, Ordering::Release);
+        self.shared.shutdown.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        self.shared.pending.store(true, Ordering::Release);
+        let _guard = self.shared.queue();
+        self.shared.wake.notify_one();
+    }
+}
