@@ -1,1 +1,23 @@
-//! Placeholder.
+//! Text in, token ids out, and back: the tokenizer, the incremental detokenizer, stop strings and chat templates.
+//!
+//! Invariant: this crate knows nothing of HTTP, requests or the engine. It reads the text files of a model
+//! directory (tokenizer, template, end tokens), all of which count as hostile, and prints nothing.
+#![forbid(unsafe_code)]
+
+mod chat;
+mod detokenizer;
+mod error;
+mod file;
+mod guard;
+mod settings;
+mod stop;
+mod table;
+mod tokenizer;
+mod vet;
+
+pub use chat::messages::prepare_messages;
+pub use chat::template::{Chat, ChatTemplate};
+pub use detokenizer::Detokenizer;
+pub use error::TextError;
+pub use stop::{StopMatch, StopMatcher, StopOutput};
+pub use tokenizer::Tokenizer;
