@@ -5,6 +5,14 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod decoder;
 pub mod device;
 pub mod error;
+mod load;
+mod matrix;
 pub mod rope;
+pub mod safetensors;
+pub mod shard;
+pub mod source;
+pub mod transformer;
+pub mod weights;

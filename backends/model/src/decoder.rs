@@ -1,0 +1,218 @@
+//! The forward pass: `begin`, `embed`, layers of attention and MLP, the output layer.
+//!
+//! Invariant: nothing here allocates after `new`; the order of device calls does not depend on data,
+//! only on the numbers of tokens and rows.
+
+use std::mem::swap;
+
+use crate::device::{CacheShape, Device, Dtype, RowSampling, Step};
+use crate::error::Error;
+use crate::transformer::{Layer, Shape, Transformer};
+
+/// What a decoder is built to hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    pub block_tokens: usize,
+    pub blocks: usize,
+    pub kv_dtype: Dtype,
+    /// Of one step, at most.
+    pub max_tokens: usize,
+    pub max_rows: usize,
+    pub max_seqs: usize,
+    /// Entries of `Step::blocks`, at most.
+    pub max_block_refs: usize,
+    /// Steps whose logits and samples are kept.
+    pub slots: usize,
+}
+
+/// One rank: a device, its weights, its KV cache and its activations.
+pub struct Decoder<D: Device> {
+    device: D,
+    model: Transformer<D>,
+    cache: D::Cache,
+    run: Activations<D>,
+    slots: Vec<Slot<D>>,
+}
+
+/// `[max_tokens, …]` each.
+struct Activations<D: Device> {
+    /// Sum of the embedding and all branches so far.
+    residual: D::Buffer,
+    normed: D::Buffer,
+    /// What the last branch (attention or MLP) adds to the residual.
+    branch: D::Buffer,
+    qkv: D::Buffer,
+    attended: D::Buffer,
+    gate_up: D::Buffer,
+    gated: D::Buffer,
+    /// `[max_rows, hidden]`
+    picked: D::Buffer,
+}
+
+/// What is kept of a step.
+struct Slot<D: Device> {
+    batch: D::Batch,
+    /// `[max_rows, vocab]`
+    logits: D::Buffer,
+    sampled: D::Sampled,
+}
+
+impl<D: Device> Transformer<D> {
+    /// The KV cache this rank needs.
+    pub fn cache_shape(&self, block_tokens: usize, blocks: usize, dtype: Dtype) -> CacheShape {
+        let heads = self.shape.heads;
+        CacheShape {
+            layers: self.layers.len(),
+            kv_heads: heads.kv,
+            head_dim: heads.dim,
+            block_tokens,
+            blocks,
+            dtype,
+        }
+    }
+}
+
+impl<D: Device> Decoder<D> {
+    /// Allocates everything.
+    pub fn new(mut device: D, model: Transformer<D>, sizes: &Sizes) -> Result<Self, Error> {
+        let Shape { vocab, hidden, heads, intermediate, .. } = model.shape;
+        let cache = device.cache(model.cache_shape(sizes.block_tokens, sizes.blocks, sizes.kv_dtype))?;
+        let mut buffer = |cols| device.buffer(sizes.max_tokens, cols);
+        let run = Activations {
+            residual: buffer(hidden)?,
+            normed: buffer(hidden)?,
+            branch: buffer(hidden)?,
+            qkv: buffer(heads.columns())?,
+            attended: buffer(heads.query * heads.dim)?,
+            gate_up: buffer(2 * intermediate)?,
+            gated: buffer(intermediate)?,
+            picked: device.buffer(sizes.max_rows, hidden)?,
+        };
+        let slot = |_| {
+            Ok(Slot {
+                batch: device.batch(
+                    sizes.max_tokens,
+                    sizes.max_seqs,
+                    sizes.max_rows,
+                    sizes.max_block_refs,
+                )?,
+                logits: device.buffer(sizes.max_rows, vocab)?,
+                sampled: device.sampled(sizes.max_rows)?,
+            })
+        };
+        let slots = (0..sizes.slots).map(slot).collect::<Result<_, Error>>()?;
+        Ok(Self { device, model, cache, run, slots })
+    }
+
+    /// Queues one step into `slot`. `previous` is the slot whose samples tokens `-1-r` refer to.
+    pub fn forward(&mut self, step: &Step<'_>, slot: usize, previous: Option<usize>) -> Result<(), Error> {
+        self.device.begin(step, &mut self.slots[slot].batch, &mut self.cache)?;
+        if step.tokens.is_empty() {
+            return Ok(());
+        }
+        let batch = &self.slots[slot].batch;
+        let previous = previous.map(|slot| &self.slots[slot].sampled);
+        let (device, run, model) = (&mut self.device, &mut self.run, &self.model);
+        device.embed(batch, previous, &model.embedding, model.shape.embed_scale, &mut run.residual)?;
+        device.zero(&mut run.branch, step.tokens.len())?;
+        for index in 0..self.model.layers.len() {
+            self.attention(index, slot)?;
+            self.mlp(index)?;
+        }
+        if step.rows.is_empty() { Ok(()) } else { self.logits(slot, step.rows.len()) }
+    }
+
+    fn attention(&mut self, index: usize, slot: usize) -> Result<(), Error> {
+        let (device, run, Shape { eps, .. }) = (&mut self.device, &mut self.run, &self.model.shape);
+        let layer = &self.model.layers[index];
+        let batch = &self.slots[slot].batch;
+        device.add_rms_norm(&mut run.residual, &run.branch, &layer.input_norm, *eps, &mut run.normed)?;
+        device.linear(&run.normed, &layer.qkv.weight, layer.qkv.bias.as_ref(), &mut run.qkv, 0)?;
+        let (heads, norm, rope) =
+            (layer.attention.heads, layer.head_norm(*eps), &self.model.ropes[layer.rope]);
+        device.rope_store(batch, &mut run.qkv, heads, norm, rope, index, &mut self.cache)?;
+        device.attention(batch, &run.qkv, index, &self.cache, &layer.attention, &mut run.attended)?;
+        device.linear(&run.attended, &layer.output.weight, layer.output.bias.as_ref(), &mut run.branch, 0)?;
+        self.join(|layer| layer.post_attention_norm.as_ref(), index)
+    }
+
+    fn mlp(&mut self, index: usize) -> Result<(), Error> {
+        let (device, run, shape) = (&mut self.device, &mut self.run, &self.model.shape);
+        let layer = &self.model.layers[index];
+        device.add_rms_norm(&mut run.residual, &run.branch, &layer.mlp_norm, shape.eps, &mut run.normed)?;
+        device.linear(
+            &run.normed,
+            &layer.gate_up.weight,
+            layer.gate_up.bias.as_ref(),
+            &mut run.gate_up,
+            0,
+        )?;
+        device.gate_mul(&run.gate_up, shape.activation, &mut run.gated)?;
+        device.linear(&run.gated, &layer.down.weight, layer.down.bias.as_ref(), &mut run.branch, 0)?;
+        self.join(|layer| layer.post_mlp_norm.as_ref(), index)
+    }
+
+    /// Sums a branch over the ranks, and norms it where the architecture does.
+    fn join(
+        &mut self,
+        post_norm: impl Fn(&Layer<D>) -> Option<&D::Vector>,
+        index: usize,
+    ) -> Result<(), Error> {
+        let (device, run, model) = (&mut self.device, &mut self.run, &self.model);
+        device.all_reduce(&mut run.branch)?;
+        if let Some(weight) = post_norm(&model.layers[index]) {
+            device.rms_norm(&run.branch, weight, model.shape.eps, &mut run.normed)?;
+            swap(&mut run.branch, &mut run.normed);
+        }
+        Ok(())
+    }
+
+    /// The final norm and the output layer, for the rows asked for.
+    fn logits(&mut self, slot: usize, rows: usize) -> Result<(), Error> {
+        let (device, run, model) = (&mut self.device, &mut self.run, &self.model);
+        let Slot { batch, logits, .. } = &mut self.slots[slot];
+        device.add_rms_norm(&mut run.residual, &run.branch, &model.norm, model.shape.eps, &mut run.normed)?;
+        device.gather_rows(batch, &run.normed, &mut run.picked)?;
+        if model.shape.shard.ranks > 1 {
+            device.zero(logits, rows)?;
+        }
+        device.linear(&run.picked, &model.head, None, logits, model.head_start)?;
+        device.all_reduce(logits)?;
+        match model.shape.final_softcap {
+            Some(cap) => device.softcap(logits, cap),
+            None => Ok(()),
+        }
+    }
+
+    /// Queues sampling of the rows of the step in `slot`.
+    pub fn sample(&mut self, rows: &[RowSampling<'_>], slot: usize) -> Result<(), Error> {
+        let Slot { logits, sampled, .. } = &mut self.slots[slot];
+        self.device.sample(logits, rows, sampled)
+    }
+
+    /// Waits; appends what was sampled in `slot`.
+    pub fn fetch(
+        &mut self,
+        slot: usize,
+        tokens: &mut Vec<i32>,
+        logprobs: &mut Vec<f32>,
+    ) -> Result<(), Error> {
+        self.device.fetch(&self.slots[slot].sampled, tokens, logprobs)
+    }
+
+    /// Waits; the largest log-probabilities of a row, falling.
+    pub fn top_k(
+        &mut self,
+        slot: usize,
+        row: usize,
+        ids: &mut [u32],
+        logprobs: &mut [f32],
+    ) -> Result<(), Error> {
+        self.device.top_k(&self.slots[slot].logits, row, ids, logprobs)
+    }
+
+    /// Waits; copies the raw logits of a row.
+    pub fn row(&mut self, slot: usize, row: usize, out: &mut [f32]) -> Result<(), Error> {
+        self.device.row(&self.slots[slot].logits, row, out)
+    }
+}

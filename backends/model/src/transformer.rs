@@ -1,0 +1,118 @@
+//! The weights of one rank, where its device wants them.
+
+use crate::config::{Config, Mlp};
+use crate::device::{Activation, Attention, Device, Dtype, Heads, QkNorm};
+use crate::error::Error;
+use crate::load::Loader;
+use crate::shard::Shard;
+use crate::weights::Weights;
+
+/// Embedding, layers and output layer of one rank.
+pub struct Transformer<D: Device> {
+    pub(crate) embedding: D::Embedding,
+    pub(crate) layers: Vec<Layer<D>>,
+    pub(crate) norm: D::Vector,
+    pub(crate) head: D::Weight,
+    /// First token of this rank's share of the vocabulary.
+    pub(crate) head_start: usize,
+    pub(crate) ropes: Vec<D::Rope>,
+    pub(crate) shape: Shape,
+    /// Element type of the weights on the device.
+    pub dtype: Dtype,
+    /// Bytes of the weights on the device.
+    pub bytes: u64,
+}
+
+/// Numbers that all layers share.
+pub(crate) struct Shape {
+    pub(crate) vocab: usize,
+    pub(crate) hidden: usize,
+    /// This rank's.
+    pub(crate) heads: Heads,
+    pub(crate) intermediate: usize,
+    pub(crate) activation: Activation,
+    pub(crate) eps: f32,
+    pub(crate) embed_scale: f32,
+    pub(crate) final_softcap: Option<f32>,
+    pub(crate) shard: Shard,
+}
+
+pub(crate) struct Linear<D: Device> {
+    pub(crate) weight: D::Weight,
+    pub(crate) bias: Option<D::Vector>,
+}
+
+pub(crate) struct Layer<D: Device> {
+    pub(crate) input_norm: D::Vector,
+    /// Rows `[query | key | value]`.
+    pub(crate) qkv: Linear<D>,
+    pub(crate) qk_norm: Option<(D::Vector, D::Vector)>,
+    pub(crate) rope: usize,
+    pub(crate) attention: Attention,
+    pub(crate) output: Linear<D>,
+    pub(crate) post_attention_norm: Option<D::Vector>,
+    pub(crate) mlp_norm: D::Vector,
+    /// Rows `[gate | up]`.
+    pub(crate) gate_up: Linear<D>,
+    pub(crate) down: Linear<D>,
+    pub(crate) post_mlp_norm: Option<D::Vector>,
+}
+
+impl<D: Device> Layer<D> {
+    pub(crate) fn head_norm(&self, eps: f32) -> Option<QkNorm<'_, D::Vector>> {
+        self.qk_norm.as_ref().map(|(query, key)| QkNorm { query, key, eps })
+    }
+}
+
+/// How to load.
+pub struct How<'a> {
+    pub shard: Shard,
+    /// `None` = as stored.
+    pub dtype: Option<Dtype>,
+    /// Positions that rotary tables cover.
+    pub context: usize,
+    /// Called with the size of each piece of the file that was read.
+    pub progress: &'a mut dyn FnMut(u64),
+}
+
+impl<D: Device> Transformer<D> {
+    /// Reads this rank's share of `weights` onto `device`.
+    pub fn load<'a, B: AsRef<[u8]>>(
+        device: &'a mut D,
+        config: &'a Config,
+        weights: &'a Weights<B>,
+        how: How<'a>,
+    ) -> Result<Self, Error> {
+        let shard = how.shard;
+        shard.check(config)?;
+        let ropes = config.ropes.iter().map(|rope| {
+            let table = rope.table(how.context);
+            device.rope(&table.cos, &table.sin, table.half)
+        });
+        let ropes = ropes.collect::<Result<_, _>>()?;
+        let mut loader = Loader::new(device, config, weights, how)?;
+        let layers = (0..config.layers.len()).map(|index| loader.layer(index)).collect::<Result<_, _>>()?;
+        let Mlp::Gated { intermediate, activation } = config.mlp;
+        Ok(Self {
+            embedding: loader.embedding()?,
+            layers,
+            norm: loader.norm("norm", config.hidden)?,
+            head: loader.head()?,
+            head_start: shard.split(config.vocab).start,
+            ropes,
+            shape: Shape {
+                vocab: config.vocab,
+                hidden: config.hidden,
+                heads: shard.heads(config.heads),
+                intermediate: shard.split(intermediate).len(),
+                activation,
+                eps: config.eps,
+                embed_scale: config.embed_scale,
+                final_softcap: config.final_softcap,
+                shard,
+            },
+            dtype: loader.dtype()?,
+            bytes: loader.bytes,
+        })
+    }
+}
