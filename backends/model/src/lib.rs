@@ -4,6 +4,7 @@
 //! builds for a device library and for wasm32.
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod config;
 pub mod decoder;
 pub mod device;

@@ -172,16 +172,18 @@ impl<'a, D: Device, B: AsRef<[u8]>> Loader<'a, D, B> {
 
     fn weight(&mut self, parts: &[Matrix<'_>]) -> Result<D::Weight, Error> {
         let dtype = self.dtype()?;
-        let parts: Vec<_> = parts.iter().map(|part| Stored::new(*part, Some(dtype))).collect();
-        let parts: Vec<_> = parts.iter().map(Stored::matrix).collect();
-        let weight = self.device.weight(&parts)?;
-        parts.iter().for_each(|part| self.count(part));
+        let stored: Vec<_> = parts.iter().map(|part| Stored::new(*part, Some(dtype))).collect();
+        let matrices: Vec<_> = stored.iter().map(Stored::matrix).collect();
+        let weight = self.device.weight(&matrices)?;
+        for (part, matrix) in parts.iter().zip(&matrices) {
+            self.count(part, matrix);
+        }
         Ok(weight)
     }
 
-    fn count(&mut self, part: &Matrix<'_>) {
-        self.bytes += part.size() as u64;
-        (self.how.progress)(part.size() as u64);
+    fn count(&mut self, read: &Matrix<'_>, given: &Matrix<'_>) {
+        self.bytes += given.size() as u64;
+        (self.how.progress)(read.size() as u64);
     }
 
     fn embedding_table(&self) -> Result<Matrix<'a>, Error> {
@@ -191,8 +193,9 @@ impl<'a, D: Device, B: AsRef<[u8]>> Loader<'a, D, B> {
 
     /// Every rank keeps the whole table.
     pub(crate) fn embedding(&mut self) -> Result<D::Embedding, Error> {
-        let table = Stored::new(self.embedding_table()?, self.how.dtype);
-        self.count(&table.matrix());
+        let whole = self.embedding_table()?;
+        let table = Stored::new(whole, self.how.dtype);
+        self.count(&whole, &table.matrix());
         self.device.embedding(table.matrix())
     }
 

@@ -71,7 +71,7 @@ pub struct How<'a> {
     pub dtype: Option<Dtype>,
     /// Positions that rotary tables cover.
     pub context: usize,
-    /// Called with the size of each piece of the file that was read.
+    /// Called with the stored bytes of each piece that was read.
     pub progress: &'a mut dyn FnMut(u64),
 }
 
