@@ -69,6 +69,11 @@ impl Backend {
         (self.api.major, self.api.minor)
     }
 
+    /// The bare function table, for tests of the ABI itself.
+    pub fn api(&self) -> &'static abi::Api {
+        self.api
+    }
+
     /// Whether the backend can run on this machine; `Unsupported` says what is missing.
     pub fn probe(&self) -> Result<(), Error> {
         let mut message = abi::Message::default();

@@ -78,9 +78,6 @@ impl Model {
     /// Queues the forward pass of a step. Does not block and keeps nothing of `batch`.
     pub fn submit(&mut self, batch: &Batch<'_>) -> Result<Ticket, Error> {
         self.usable("submit")?;
-        if self.alive.len() >= self.info.depth as usize {
-            return Err(Error::Again(format!("submit: {} tickets are alive", self.alive.len())));
-        }
         let raw = batch.to_abi(&mut self.copies).map_err(|error| prefix("submit", error))?;
         let mut ticket = 0;
         // SAFETY: the batch and everything it points to outlives the call; lengths are checked.
