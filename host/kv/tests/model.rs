@@ -129,7 +129,7 @@ impl Model {
     }
 
     fn check(&self) {
-        self.pool.check(self.sequences.iter().map(|sequence| &sequence.table)).unwrap();
+        assert_eq!(self.pool.check(self.sequences.iter().map(|sequence| &sequence.table)), Ok(()));
         for sequence in &self.sequences {
             for position in 0..sequence.tokens.len() {
                 let block = sequence.table.blocks()[position / BLOCK as usize];

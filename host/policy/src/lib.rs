@@ -9,6 +9,21 @@
 //! columns give the same answer.
 #![forbid(unsafe_code)]
 
+mod error;
+mod fcfs;
 mod params;
+pub mod sample;
+mod samplers;
+pub mod schedule;
 
+pub use error::Error;
+pub use fcfs::Fcfs;
 pub use params::Params;
+pub use sample::Sampler;
+pub use samplers::{Named, Samplers};
+pub use schedule::Scheduler;
+
+/// The `policy.<key>` fields of requests, by index of a sequence or row.
+pub trait Attributes {
+    fn attribute(&self, index: usize, key: &str) -> Option<&str>;
+}

@@ -1,0 +1,10 @@
+/// A policy that gives no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The configuration was not understood: refuse to start, or keep the old version.
+    #[error("policy configuration: {0}")]
+    BadConfig(String),
+    /// No decision for this step: apply the default.
+    #[error("the policy did not decide: {0}")]
+    Undecided(String),
+}

@@ -1,0 +1,141 @@
+//! First come, first served.
+
+use crate::Error;
+use crate::schedule::{Order, Scheduler, View};
+
+/// The built-in scheduler. Every decoding sequence gets its token; prompts share the rest of the budget
+/// in order of arrival, each at most half of what is left while others wait behind it, so that a long
+/// prompt holds up neither. The order of arrival also decides who is preempted: the newest.
+#[derive(Default)]
+pub struct Fcfs {
+    /// Indices of prompts, and what each gets.
+    prompts: Vec<u32>,
+    shares: Vec<u32>,
+}
+
+/// No share is smaller, unless less is pending or left: tiny chunks waste a step.
+const LEAST: u32 = 64;
+
+impl Scheduler for Fcfs {
+    fn plan(&mut self, view: &View<'_>, order: &mut Order) -> Result<(), Error> {
+        let decoding = self.find_prompts(view);
+        self.share(view, view.token_budget.saturating_sub(decoding));
+        let mut prompts = self.prompts.iter().zip(&self.shares).peekable();
+        order.indices.reserve(view.pending.len());
+        order.tokens.reserve(view.pending.len());
+        for (i, &pending) in view.pending.iter().enumerate() {
+            let i = i as u32;
+            let tokens = match prompts.next_if(|(prompt, _)| **prompt == i) {
+                Some((_, &share)) => share,
+                None if pending == 1 && view.resident[i as usize] > 0 => 1,
+                None => 0,
+            };
+            if tokens > 0 {
+                order.indices.push(i);
+                order.tokens.push(tokens);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Fcfs {
+    /// Lists the sequences that have more than one token to compute, or could start; counts the others.
+    fn find_prompts(&mut self, view: &View<'_>) -> u32 {
+        self.prompts.clear();
+        let mut decoding = 0;
+        let mut starts = view.free_seqs;
+        for (i, (&pending, &resident)) in view.pending.iter().zip(view.resident).enumerate() {
+            if resident > 0 && pending <= 1 {
+                decoding += pending;
+            } else if pending > 0 && (resident > 0 || starts > 0) {
+                starts -= u32::from(resident == 0);
+                self.prompts.push(i as u32);
+            }
+        }
+        decoding
+    }
+
+    fn share(&mut self, view: &View<'_>, mut left: u32) {
+        self.shares.clear();
+        self.shares.resize(self.prompts.len(), 0);
+        let last = self.prompts.len().saturating_sub(1);
+        // What later prompts leave over goes to the earlier ones.
+        for all in [false, true] {
+            for (nth, (&i, share)) in self.prompts.iter().zip(&mut self.shares).enumerate() {
+                if left == 0 {
+                    return;
+                }
+                let most = if all || nth == last { left } else { left.div_ceil(2).max(LEAST).min(left) };
+                let more = (view.pending[i as usize] - *share).min(most);
+                *share += more;
+                left -= more;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Attributes;
+
+    struct None;
+    impl Attributes for None {
+        fn attribute(&self, _: usize, _: &str) -> Option<&str> {
+            Option::None
+        }
+    }
+
+    fn plan(budget: u32, free_seqs: u32, pending: &[u32], resident: &[u32]) -> Vec<(u32, u32)> {
+        let n = pending.len();
+        let view = View {
+            now_us: 0,
+            token_budget: budget,
+            free_blocks: 100,
+            block_tokens: 16,
+            free_seqs,
+            ids: &(0..n as u64).collect::<Vec<_>>(),
+            pending,
+            resident,
+            generated: &vec![0; n],
+            arrived_us: &vec![0; n],
+            priority: &vec![0; n],
+            tenant: &vec![0; n],
+            deadline_us: &vec![u64::MAX; n],
+            finished: &[],
+            attributes: &None,
+        };
+        let mut order = Order::default();
+        assert_eq!(Fcfs::default().plan(&view, &mut order), Ok(()));
+        order.indices.into_iter().zip(order.tokens).collect()
+    }
+
+    #[test]
+    fn decoding_sequences_come_before_prompts_whatever_the_order() {
+        assert_eq!(plan(10, 9, &[50, 1, 1, 0], &[100, 7, 9, 4]), [(0, 8), (1, 1), (2, 1)]);
+        assert_eq!(plan(2, 9, &[50, 1, 1], &[100, 7, 9]), [(1, 1), (2, 1)]);
+    }
+
+    #[test]
+    fn a_long_prompt_leaves_half_to_those_behind_it() {
+        assert_eq!(plan(512, 9, &[100_000, 30, 30], &[0, 0, 0]), [(0, 452), (1, 30), (2, 30)]);
+        assert_eq!(plan(512, 9, &[100_000, 100_000, 30], &[5, 5, 0]), [(0, 354), (1, 128), (2, 30)]);
+    }
+
+    #[test]
+    fn the_budget_is_used_and_not_exceeded() {
+        assert_eq!(plan(512, 9, &[100_000, 100_000], &[0, 0]), [(0, 256), (1, 256)]);
+        assert_eq!(plan(100, 9, &[60, 60, 60], &[0, 0, 0]), [(0, 60), (1, 40)]);
+    }
+
+    #[test]
+    fn no_more_start_than_there_are_seats() {
+        assert_eq!(plan(512, 1, &[20, 20, 20], &[7, 0, 0]), [(0, 20), (1, 20)]);
+    }
+
+    #[test]
+    fn a_prompt_of_one_token_can_start() {
+        assert_eq!(plan(8, 1, &[1], &[0]), [(0, 1)]);
+    }
+}
