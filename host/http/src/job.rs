@@ -1,0 +1,157 @@
+//! A completions request that was understood: everything between its body and the engine.
+
+use crate::app::{Id, Server, unix_seconds};
+use crate::error::ApiError;
+use crate::fields::{Fields, Int};
+use crate::params::Common;
+use crate::prompt::{self, Budget, Prompt};
+use crate::shape::Shape;
+use tokenmill_engine::Request;
+
+pub(crate) struct Job {
+    pub(crate) shape: Shape,
+    pub(crate) id: Id,
+    pub(crate) created: u64,
+    pub(crate) common: Common,
+    pub(crate) prompts: Vec<Prompt>,
+    /// Alternatives to show per token.
+    pub(crate) logprobs: Option<u32>,
+    /// The prompt comes before the answer; with `logprobs`, scored.
+    pub(crate) echo: bool,
+    /// Branches to draw; the best `common.n` are shown.
+    pub(crate) best_of: u32,
+}
+
+/// Known on the completions route only, and not supported.
+const COMPLETION_REFUSED: &[(&str, &[&str])] = &[("suffix", &["\"\""])];
+
+/// Known on the chat route only, and not supported.
+const CHAT_REFUSED: &[(&str, &[&str])] = &[
+    ("tools", &["[]"]),
+    ("tool_choice", &["\"none\""]),
+    ("functions", &["[]"]),
+    ("function_call", &["\"none\""]),
+    ("modalities", &["[\"text\"]"]),
+    ("audio", &[]),
+    ("prediction", &[]),
+    ("web_search_options", &[]),
+    ("reasoning_effort", &["\"none\""]),
+    ("verbosity", &[]),
+    ("chat_template", &[]),
+    ("documents", &["[]"]),
+    ("echo", &["false"]),
+    ("add_special_tokens", &["false"]),
+    ("best_of", &["1"]),
+];
+
+/// Tokens of a completion that does not say (OpenAI's default).
+const COMPLETION_TOKENS: u32 = 16;
+
+impl Job {
+    pub(crate) fn completion(body: &[u8], server: &Server) -> Result<Self, ApiError> {
+        let app = &server.app;
+        let fields = Fields::parse(body, &app.limits)?;
+        model(&fields, server)?;
+        fields.refuse(COMPLETION_REFUSED)?;
+        let common = Common::read(&fields, server)?;
+        let echo = fields.flag("echo")?.unwrap_or(false);
+        let budget = Budget::read(&fields, app, i64::from(!echo), Some(COMPLETION_TOKENS))?;
+        let logprobs = Int { name: "logprobs", min: 0, max: i64::from(app.limits.logprobs) };
+        let most = app.limits.n.min(app.engine.limits().max_branches);
+        let best_of = Int { name: "best_of", min: i64::from(common.n), max: i64::from(most) };
+        let best_of = fields.int(best_of)?.map_or(common.n, |n| n as u32);
+        if best_of > common.n && common.stream.is_some() {
+            return Err(ApiError::invalid("best_of", "`best_of` above `n` cannot be streamed"));
+        }
+        let logprobs = fields.int(logprobs)?.map(|k| k as u32);
+        let mut prompts = prompt::completion_prompts(&fields, app, echo)?;
+        for prompt in &mut prompts {
+            prompt.max_tokens = budget.after(prompt.ids.len(), "prompt")?;
+        }
+        Self { shape: Shape::Completion, prompts, logprobs, echo, best_of, ..Self::new(common, server) }
+            .check(server)
+    }
+
+    pub(crate) fn chat(body: &[u8], server: &Server) -> Result<Self, ApiError> {
+        let app = &server.app;
+        let fields = Fields::parse(body, &app.limits)?;
+        model(&fields, server)?;
+        fields.refuse(CHAT_REFUSED)?;
+        let common = Common::read(&fields, server)?;
+        let budget = Budget::read(&fields, app, 1, None)?;
+        let top = Int { name: "top_logprobs", min: 0, max: i64::from(app.limits.logprobs) };
+        let top = fields.int(top)?;
+        let logprobs = match (fields.flag("logprobs")?.unwrap_or(false), top) {
+            (true, top) => Some(top.unwrap_or(0) as u32),
+            (false, None | Some(0)) => None,
+            (false, Some(_)) => {
+                return Err(ApiError::invalid("top_logprobs", "`top_logprobs` needs `logprobs: true`"));
+            }
+        };
+        let ids = prompt::chat_prompt(&fields, app)?;
+        let max_tokens = budget.after(ids.len(), "messages")?;
+        let prompts = vec![Prompt { ids, text: None, max_tokens }];
+        Self { prompts, logprobs, ..Self::new(common, server) }.check(server)
+    }
+
+    fn new(common: Common, server: &Server) -> Self {
+        Self {
+            shape: Shape::Chat,
+            id: server.next_id(),
+            created: unix_seconds(),
+            best_of: common.n,
+            common,
+            prompts: Vec::new(),
+            logprobs: None,
+            echo: false,
+        }
+    }
+
+    /// Bounds that several fields have together.
+    fn check(self, server: &Server) -> Result<Self, ApiError> {
+        let most = server.app.limits.logprob_values;
+        if let Some(k) = self.logprobs {
+            let tokens: u64 = self
+                .prompts
+                .iter()
+                .map(|prompt| {
+                    let echoed = if self.echo { prompt.ids.len() as u64 } else { 0 };
+                    u64::from(prompt.max_tokens) * u64::from(self.best_of) + echoed
+                })
+                .sum();
+            if tokens * u64::from(k + 1) > most {
+                let name = if self.shape == Shape::Chat { "top_logprobs" } else { "logprobs" };
+                let message = format!("`{name}` times the tokens of this request is more than {most} values");
+                return Err(ApiError::invalid(name, message));
+            }
+        }
+        Ok(self)
+    }
+
+    /// The engine's request for one prompt.
+    pub(crate) fn request(&self, prompt: &Prompt, server: &Server) -> Request {
+        let mut sampling = self.common.sampling.clone();
+        sampling.seed = self.common.seed.unwrap_or_else(|| server.seed(self.id));
+        Request {
+            prompt: prompt.ids.clone(),
+            sampling,
+            n: self.best_of,
+            max_tokens: prompt.max_tokens,
+            min_tokens: self.common.min_tokens,
+            stop_tokens: self.common.stop_tokens.clone(),
+            logprobs: self.logprobs,
+            prompt_logprobs: self.logprobs.filter(|_| self.echo),
+            priority: self.common.priority,
+            cache_salt: self.common.cache_salt,
+            ..Request::default()
+        }
+    }
+}
+
+/// `model` may be left out where one model is served; a wrong name is a 404.
+pub(crate) fn model(fields: &Fields<'_>, server: &Server) -> Result<(), ApiError> {
+    match fields.text("model")? {
+        Some(name) if !server.app.card.is_named(&name) => Err(ApiError::unknown_model(&name)),
+        _ => Ok(()),
+    }
+}
