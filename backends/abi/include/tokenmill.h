@@ -37,9 +37,17 @@ extern "C" {
 #else
 #define TM_MANIFEST_SECTION ".tokenmill"
 #endif
-/* TM_MANIFEST("abi=1.0\nname=mine\nversion=0.1.0\ndescription=what it is\n") at file scope. */
+#if defined(__has_attribute)
+#if __has_attribute(retain) /* also where the linker drops unused sections */
+#define TM_RETAIN __attribute__((retain))
+#endif
+#endif
+#ifndef TM_RETAIN
+#define TM_RETAIN
+#endif
+/* TM_MANIFEST("abi=1.0\nname=mine\nversion=0.1.0\ndescription=what it is\n"); at file scope. */
 #define TM_MANIFEST(text) \
-    __attribute__((used, section(TM_MANIFEST_SECTION))) static const char tm_manifest[] = text
+    TM_RETAIN __attribute__((used, section(TM_MANIFEST_SECTION))) static const char tm_manifest[] = text
 
 typedef struct tm_model tm_model; /* one loaded model, all its ranks */
 typedef uint64_t tm_ticket;       /* a submitted step; 1, 2, 3, … per model */
@@ -85,7 +93,7 @@ typedef struct {
     uint32_t vocab;          /* logits per row */
     uint32_t max_context;    /* positions the model was made for */
     uint32_t n_blocks;       /* KV blocks; valid ids are 0..n_blocks-1 */
-    uint32_t block_tokens;
+    uint32_t block_tokens;   /* this and the next line as asked for */
     uint32_t max_tokens, max_rows, max_seqs, depth;
     uint64_t weight_bytes;   /* summed over ranks */
     uint64_t kv_block_bytes; /* one block, all layers, summed over ranks */
@@ -96,19 +104,23 @@ typedef struct {
 
 /* A step. Sequence i computes tokens[seq_start[i] .. seq_start[i+1]] at positions seq_pos[i], … and
  * attends to everything before them through its blocks: position p lies in
- * blocks[block_start[i] + p / block_tokens] at offset p % block_tokens. */
+ * blocks[block_start[i] + p / block_tokens] at offset p % block_tokens. What it attends to was written
+ * by earlier steps, by copies of this step, or by the sequence itself. */
 typedef struct {
     size_t size;
     const int32_t *tokens;       /* >= 0: a token id; -1-r: what row r of the previous ticket sampled */
-    const uint32_t *seq_start;   /* n_seqs + 1, rising, first 0, last = number of tokens */
+    const uint32_t *seq_start;   /* n_seqs + 1, first 0, each larger than the one before, last = number
+                                    of tokens */
     const uint32_t *seq_pos;     /* n_seqs: position of the sequence's first token of this step */
-    const uint32_t *block_start; /* n_seqs + 1, rising, first 0: ranges of `blocks` */
-    const uint32_t *blocks;      /* block ids in position order, covering every position used */
+    const uint32_t *block_start; /* n_seqs + 1, as seq_start: ranges of `blocks` */
+    const uint32_t *blocks;      /* block ids in position order, covering every position used, perhaps
+                                    more. Two sequences may read one block; one that is written in
+                                    this step belongs to a single sequence of it */
     const uint32_t *rows;        /* n_rows indices into tokens whose logits are kept; a token may
                                     appear more than once (a request that forks after its prompt) */
-    uint32_t n_seqs, n_rows;
-    const uint32_t *copies;      /* n_copies pairs (from, to): whole blocks, copied before the step
-                                    runs, in order (forks) */
+    uint32_t n_seqs, n_rows;     /* at least one sequence; perhaps no row */
+    const uint32_t *copies;      /* n_copies pairs (from, to), from != to: whole blocks, copied before
+                                    the step runs, in order (forks) */
     uint32_t n_copies, reserved;
 } tm_batch;
 
@@ -122,7 +134,9 @@ typedef struct {
  *   tokens whose sum reaches p, at least one;
  *   min_p (arXiv 2407.01082): keep p >= min_p * largest p;
  *   draw: u = (splitmix64(seed) >> 40) / 2^24; the first token, in id order over what is kept, whose
- *   cumulative probability exceeds u. splitmix64 is one step of Vigna's generator from state `seed`. */
+ *   cumulative probability exceeds u. splitmix64 is one step of Vigna's generator from state `seed`.
+ * A number outside its range is TM_INVALID: temperature finite and >= 0, top_p >= 0, min_p 0..1,
+ * repetition > 0, presence and frequency finite, token ids below vocab. */
 typedef struct {
     uint64_t seed;       /* of this row in this step */
     float temperature;   /* 0 = greedy */
@@ -155,10 +169,12 @@ typedef struct {
 
 typedef struct {
     size_t size;
-    int32_t *tokens;   /* capacity entries; -1: the row had no finite logit (or NaN) */
-    float *logprobs;   /* capacity entries: log-softmax of the raw logits at the token */
+    int32_t *tokens;   /* capacity entries; -1: the row had NaN, or no finite logit (after biases and
+                          mask) and no forced token */
+    float *logprobs;   /* capacity entries: log-softmax of the raw logits at the token; NaN at -1 */
     uint32_t capacity; /* in */
-    uint32_t n_rows;   /* out: rows written; 0 if the step was not sampled */
+    uint32_t n_rows;   /* out: rows written; 0 if the step was not sampled. A capacity below the rows
+                          of a sampled step is TM_INVALID */
 } tm_result;
 
 typedef struct {
@@ -174,12 +190,14 @@ typedef struct {
     /* [T] */
     tm_code (*info)(const tm_model *, tm_info *, tm_message *);
     /* [M] Queues the forward pass. References to rows (-1-r) need the previous ticket to be sampled
-     * (sample called) before this call. */
+     * (sample called) before this call; it may be running still, or be released. A row that sampled -1
+     * counts as some token id: the host drops what follows from it. */
     tm_code (*submit)(tm_model *, const tm_batch *, tm_ticket *, tm_message *);
     /* [M] Queues sampling of the newest ticket; at most once per ticket. */
     tm_code (*sample)(tm_model *, tm_ticket, const tm_sampling *, tm_message *);
     /* [T] Until the ticket's queued work is done, or `ns` nanoseconds passed (UINT64_MAX: for ever).
-     * Results of a ticket stay readable until release. A step that failed on the device reports it here. */
+     * Results of a ticket stay readable until release. A step that failed on the device reports it here,
+     * as often as it is asked, and so do topk and logits; what it wrote to its blocks is undefined. */
     tm_code (*wait)(tm_model *, tm_ticket, uint64_t ns, tm_result *, tm_message *);
     /* [T] The k largest log-probabilities of the raw logits, falling, lower id first on a tie. Waits
      * for the forward pass. k <= vocab. */

@@ -2,8 +2,8 @@
 
 use tokenmill_backend_abi as abi;
 
-use crate::Fault;
 use crate::validate::Columns;
+use crate::{Fault, invalid};
 
 /// The hash of the empty prefix.
 const EMPTY: u64 = 0x746f_6b65_6e6d_696c;
@@ -20,17 +20,18 @@ pub(crate) fn mix(hash: u64, token: u32) -> u64 {
 pub(crate) struct Kv {
     /// Slots per block: 1 << shift.
     shift: u32,
-    /// n_blocks << shift entries, as the other two. 0 = never written.
+    /// n_blocks << shift entries, as `tokens`. 0 = never written.
     hashes: Vec<u64>,
     tokens: Vec<u32>,
-    /// The step that wrote the slot last.
-    steps: Vec<u64>,
+    /// Per block, the last claim to write it.
+    claimed: Vec<u64>,
+    claims: u64,
     /// Scratch: the hash of the prefix before each sequence's first token.
     before: Vec<u64>,
 }
 
 impl Kv {
-    pub(crate) const SLOT_BYTES: u64 = 20;
+    pub(crate) const SLOT_BYTES: u64 = 12;
 
     pub(crate) fn new(n_blocks: u32, block_tokens: u32) -> Self {
         let slots = n_blocks as usize * block_tokens as usize;
@@ -38,7 +39,8 @@ impl Kv {
             shift: block_tokens.trailing_zeros(),
             hashes: vec![0; slots],
             tokens: vec![0; slots],
-            steps: vec![0; slots],
+            claimed: vec![0; n_blocks as usize],
+            claims: 0,
             before: Vec::new(),
         }
     }
@@ -48,6 +50,22 @@ impl Kv {
         (block << self.shift) | (position & ((1 << self.shift) - 1)) as usize
     }
 
+    /// Whether each block that a step writes belongs to a single sequence of it.
+    pub(crate) fn check_writes(&mut self, batch: &Columns<'_>) -> Result<(), Fault> {
+        self.claims += 1;
+        for i in 0..batch.seq_pos.len() {
+            let last = batch.seq_pos[i] + batch.seq_range(i).len() as u32 - 1;
+            for index in batch.seq_pos[i] >> self.shift..=last >> self.shift {
+                let block = batch.seq_blocks(i)[index as usize];
+                if std::mem::replace(&mut self.claimed[block as usize], self.claims) == self.claims {
+                    let at = batch.block_start[i] + index;
+                    return Err(invalid(format!("blocks[{at}]: block {block} is written by two sequences")));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Runs the copies of a step, in order.
     pub(crate) fn copy(&mut self, copies: &[u32]) {
         let size = 1 << self.shift;
@@ -55,7 +73,6 @@ impl Kv {
             let (from, to) = ((pair[0] as usize) << self.shift, (pair[1] as usize) << self.shift);
             self.hashes.copy_within(from..from + size, to);
             self.tokens.copy_within(from..from + size, to);
-            self.steps.copy_within(from..from + size, to);
         }
     }
 
@@ -65,7 +82,6 @@ impl Kv {
     /// `tokens` are the batch's with references replaced by ids.
     pub(crate) fn step(
         &mut self,
-        step: u64,
         batch: &Columns<'_>,
         tokens: &[u32],
         check: bool,
@@ -81,7 +97,6 @@ impl Kv {
             self.before.push(past);
         }
         hashes.clear();
-        let mut clash = None;
         for i in 0..batch.seq_pos.len() {
             let blocks = batch.seq_blocks(i);
             let mut hash = self.before[i];
@@ -91,13 +106,7 @@ impl Kv {
                 let slot = self.slot(blocks, position);
                 self.hashes[slot] = hash;
                 self.tokens[slot] = tokens[index];
-                if check && std::mem::replace(&mut self.steps[slot], step) == step {
-                    clash = clash.or(Some((i, position)));
-                }
             }
-        }
-        if let Some((i, position)) = clash {
-            return Err(self.defect(batch, i, position, "is written twice in this step"));
         }
         if check { self.verify(batch) } else { Ok(()) }
     }

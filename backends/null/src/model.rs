@@ -28,7 +28,7 @@ pub(crate) struct Model {
     /// The newest ticket ever submitted.
     newest: abi::Ticket,
     /// What the newest ticket sampled, once it is released: the next step may still refer to it.
-    released: Option<Vec<i32>>,
+    released: Vec<i32>,
     /// When the newest step is done.
     done: Instant,
     lost: bool,
@@ -58,7 +58,7 @@ impl Model {
             steps: Vec::with_capacity(limits.depth as usize),
             spare: (0..limits.depth).map(|_| Step::default()).collect(),
             newest: 0,
-            released: None,
+            released: Vec::new(),
             done: Instant::now(),
             lost: false,
             tokens: Vec::new(),
@@ -75,6 +75,7 @@ impl Model {
     pub(crate) fn submit(&mut self, batch: &Columns<'_>) -> Result<abi::Ticket, Fault> {
         self.usable()?;
         batch.check(&self.limits)?;
+        self.kv.check_writes(batch)?;
         self.resolve(batch.tokens)?;
         let Some(mut step) = self.spare.pop() else {
             let text = format!("{} tickets are alive", self.limits.depth);
@@ -84,7 +85,7 @@ impl Model {
         step.ticket = self.newest;
         step.sampled = false;
         self.kv.copy(batch.copies);
-        let checked = self.kv.step(self.newest, batch, &self.tokens, self.options.check, &mut self.hashes);
+        let checked = self.kv.step(batch, &self.tokens, self.options.check, &mut self.hashes);
         step.fault = checked.err().or_else(|| self.injected());
         step.rows.clear();
         step.rows
@@ -94,7 +95,7 @@ impl Model {
             self.done
         });
         self.steps.push(step);
-        self.released = None;
+        self.released.clear();
         Ok(self.newest)
     }
 
@@ -175,7 +176,7 @@ impl Model {
             let mut step = self.steps.remove(index);
             step.lent.clear();
             if ticket == self.newest && step.sampled {
-                self.released = Some(std::mem::take(&mut step.tokens));
+                std::mem::swap(&mut self.released, &mut step.tokens);
             }
             self.spare.push(step);
         }
@@ -218,15 +219,15 @@ impl Model {
     fn resolve(&mut self, tokens: &[i32]) -> Result<(), Fault> {
         self.tokens.clear();
         let previous = match self.steps.last() {
-            Some(step) if step.ticket == self.newest && step.sampled => Some(&step.tokens),
-            _ => self.released.as_ref(),
+            Some(step) if step.ticket == self.newest && step.sampled => &step.tokens,
+            _ => &self.released,
         };
         for (i, &token) in tokens.iter().enumerate() {
             let id = if token >= 0 {
                 token
             } else {
                 let row = -1 - i64::from(token);
-                let sampled = previous.and_then(|previous| previous.get(row as usize));
+                let sampled = previous.get(row as usize);
                 // A row that sampled -1 counts as token 0: the host drops what follows from it.
                 sampled.map(|&token| token.max(0)).ok_or_else(|| {
                     invalid(format!("tokens[{i}]: the step before has no sampled row {row}"))

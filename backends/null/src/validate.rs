@@ -59,6 +59,9 @@ impl Columns<'_> {
         below("blocks", self.blocks, limits.n_blocks, "blocks")?;
         below("rows", self.rows, self.tokens.len() as u32, "tokens")?;
         below("copies", self.copies, limits.n_blocks, "blocks")?;
+        if let Some(i) = self.copies.chunks_exact(2).position(|pair| pair[0] == pair[1]) {
+            return Err(invalid(format!("copies[{i}]: block {} onto itself", self.copies[2 * i])));
+        }
         for i in 0..self.seq_pos.len() {
             let (position, len) = (self.seq_pos[i], self.seq_range(i).len());
             let end = u64::from(position) + len as u64;

@@ -33,6 +33,8 @@ const STEPS: &[Spoil] = &[
     ("too many rows", "rows", |step, _| step.rows = vec![0; MAX_ROWS as usize + 1]),
     ("a copy from no block", "copies", |step, model| step.copies = vec![(0, 1), (model.info().n_blocks, 1)]),
     ("a copy to no block", "copies", |step, _| step.copies = vec![(0, u32::MAX)]),
+    ("a copy onto itself", "copies", |step, _| step.copies = vec![(4, 5), (3, 3)]),
+    ("a block that two sequences write", "blocks", |step, _| step.blocks[1] = step.blocks[0]),
     ("too many tokens", "tokens", |step, model| {
         let tokens = prompt(model, 1, MAX_TOKENS as usize + 1);
         let blocks: Vec<u32> = (0..=MAX_TOKENS / BLOCK).collect();
