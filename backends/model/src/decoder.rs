@@ -61,14 +61,17 @@ impl<D: Device> Transformer<D> {
     /// The KV cache this rank needs.
     pub fn cache_shape(&self, block_tokens: usize, blocks: usize, dtype: Dtype) -> CacheShape {
         let heads = self.shape.heads;
-        CacheShape {
-            layers: self.layers.len(),
-            kv_heads: heads.kv,
-            head_dim: heads.dim,
-            block_tokens,
-            blocks,
-            dtype,
-        }
+        let (layers, kv_heads, head_dim) = (self.layers.len(), heads.kv, heads.dim);
+        CacheShape { layers, kv_heads, head_dim, block_tokens, blocks, dtype }
+    }
+
+    /// Bytes of activations and kept logits, all f32.
+    pub fn work_bytes(&self, sizes: &Sizes) -> u64 {
+        let Shape { vocab, hidden, heads, intermediate, .. } = &self.shape;
+        let token = 3 * hidden + heads.columns() + heads.query * heads.dim + 3 * intermediate;
+        let row = hidden + vocab * sizes.slots;
+        let floats = (token as u64 * sizes.max_tokens as u64) + (row as u64 * sizes.max_rows as u64);
+        4 * floats
     }
 }
 

@@ -1,6 +1,6 @@
 //! The weights of one rank, where its device wants them.
 
-use crate::config::{Config, Mlp};
+use crate::config::{Config, Mlp, RopeConfig};
 use crate::device::{Activation, Attention, Device, Dtype, Heads, QkNorm};
 use crate::error::Error;
 use crate::load::Loader;
@@ -85,11 +85,7 @@ impl<D: Device> Transformer<D> {
     ) -> Result<Self, Error> {
         let shard = how.shard;
         shard.check(config)?;
-        let ropes = config.ropes.iter().map(|rope| {
-            let table = rope.table(how.context);
-            device.rope(&table.cos, &table.sin, table.half)
-        });
-        let ropes = ropes.collect::<Result<_, _>>()?;
+        let ropes = ropes(device, config, how.context)?;
         let mut loader = Loader::new(device, config, weights, how)?;
         let layers = (0..config.layers.len()).map(|index| loader.layer(index)).collect::<Result<_, _>>()?;
         let Mlp::Gated { intermediate, activation } = config.mlp;
@@ -115,4 +111,18 @@ impl<D: Device> Transformer<D> {
             bytes: loader.bytes,
         })
     }
+}
+
+fn ropes<D: Device>(device: &mut D, config: &Config, context: usize) -> Result<Vec<D::Rope>, Error> {
+    let bytes: usize = config.ropes.iter().map(|rope| 4 * rope.rotary * context).sum();
+    if bytes as u64 > device.free_memory() / 2 {
+        return Err(Error::NoMemory(format!(
+            "max_position_embeddings: rotary tables of {context} positions take {bytes} bytes; ask for a smaller context"
+        )));
+    }
+    let rope = |rope: &RopeConfig| {
+        let table = rope.table(context);
+        device.rope(&table.cos, &table.sin, table.half)
+    };
+    config.ropes.iter().map(rope).collect()
 }
