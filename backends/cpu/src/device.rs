@@ -1,116 +1,71 @@
-//! `Device` for one CPU rank.
+//! `Device` for one CPU rank: each operation is cut into chunks for the rank's threads.
 
-use crate::reference;
-use half::{bf16, f16};
-use std::sync::{Arc, Barrier, Mutex};
-use tokenmill_backend_model::device::*;
+use crate::attention;
+use crate::batch::Batch;
+use crate::buffer::Buffer;
+use crate::cache::{Cache, Store};
+use crate::embedding::Embedding;
+use crate::linear;
+use crate::memory::Parts;
+use crate::paths::Paths;
+use crate::ranks::Group;
+use crate::rope::{HeadNorm, Rope, RopeStore};
+use crate::rows::{AddNorm, Gate, Norm, Softcap};
+use crate::sample;
+use crate::threads::Pool;
+use crate::weight::Weight;
+use std::sync::Arc;
+use tokenmill_backend_model::device::{
+    Activation, Attention, CacheShape, Device, Heads, Matrix, QkNorm, RowSampling, Step,
+};
 use tokenmill_backend_model::error::Error;
 
-/// Where the ranks of a group meet.
-struct Group {
-    barrier: Barrier,
-    slots: Vec<Mutex<Vec<f32>>>,
-}
-
-pub struct Cpu {
-    rank: usize,
-    group: Arc<Group>,
-    threads: usize,
-}
-
-impl Cpu {
-    /// One device per rank; together they use `threads` threads.
-    pub fn group(ranks: usize, threads: usize) -> Vec<Cpu> {
-        let slots = (0..ranks).map(|_| Mutex::default()).collect();
-        let group = Arc::new(Group { barrier: Barrier::new(ranks), slots });
-        (0..ranks).map(|rank| Cpu { rank, group: group.clone(), threads: (threads / ranks).max(1) }).collect()
-    }
-}
-
-#[derive(Debug, Clone, Default)]
-pub struct Buffer {
-    cols: usize,
-    rows: usize,
-    data: Vec<f32>,
-}
-
-impl Buffer {
-    fn row(&self, r: usize) -> &[f32] {
-        &self.data[r * self.cols..][..self.cols]
-    }
-    fn row_mut(&mut self, r: usize) -> &mut [f32] {
-        &mut self.data[r * self.cols..][..self.cols]
-    }
-    fn set_rows(&mut self, rows: usize) {
-        assert!(rows * self.cols <= self.data.len());
-        self.rows = rows;
-    }
-}
-
-pub struct Weight {
-    rows: usize,
-    round: bool,
-    data: Vec<f32>,
-}
-
-pub struct Embedding {
-    cols: usize,
-    data: Vec<f32>,
-}
-
-pub struct Rope {
-    half: usize,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
-}
-
-pub struct Cache {
-    shape: CacheShape,
-    keys: Vec<f32>,
-    values: Vec<f32>,
-}
-
-impl Cache {
-    fn at(&self, layer: usize, block: usize, head: usize, slot: usize) -> usize {
-        let s = &self.shape;
-        (((layer * s.blocks + block) * s.kv_heads + head) * s.block_tokens + slot) * s.head_dim
-    }
-}
-
-#[derive(Default)]
-pub struct Batch {
-    tokens: Vec<i32>,
-    seq_start: Vec<u32>,
-    seq_pos: Vec<u32>,
-    block_start: Vec<u32>,
-    blocks: Vec<u32>,
-    rows: Vec<u32>,
-}
-
-impl Batch {
-    fn seqs(&self) -> usize {
-        self.seq_pos.len()
-    }
-}
-
+/// Tokens and log-probabilities of one step's rows.
 #[derive(Default)]
 pub struct Sampled {
     tokens: Vec<i32>,
     logprobs: Vec<f32>,
 }
 
-fn widen(m: &Matrix<'_>) -> Vec<f32> {
-    let mut out = Vec::with_capacity(m.rows * m.cols);
-    let size = m.dtype.size();
-    for r in 0..m.rows {
-        let row = &m.bytes[r * m.stride * size..][..m.cols * size];
-        out.extend(row.chunks_exact(size).map(|b| match m.dtype {
-            Dtype::F32 => f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
-            Dtype::F16 => f16::from_le_bytes([b[0], b[1]]).to_f32(),
-            Dtype::Bf16 => bf16::from_le_bytes([b[0], b[1]]).to_f32(),
-        }));
+/// One rank.
+pub struct Cpu {
+    paths: Paths,
+    pool: Pool,
+    group: Arc<Group>,
+    rank: usize,
+    /// Sums over the ranks so far.
+    sums: u64,
+    linear: linear::Scratch,
+    attention: attention::Scratch,
+    sampling: Vec<sample::Scratch>,
+}
+
+impl Cpu {
+    /// One device per rank on the fastest paths of this machine; `threads` are shared out among them.
+    pub fn group(ranks: usize, threads: usize) -> Vec<Cpu> {
+        let group = Arc::new(Group::new(ranks));
+        (0..ranks).map(|rank| Cpu::new(group.clone(), rank, threads / ranks, Paths::best())).collect()
     }
-    out
+
+    /// Rank `rank` of a group, on `threads` threads (at least one, the caller's).
+    pub fn new(group: Arc<Group>, rank: usize, threads: usize, paths: Paths) -> Cpu {
+        Cpu {
+            paths,
+            pool: Pool::new(threads.max(1)),
+            group,
+            rank,
+            sums: 0,
+            linear: linear::Scratch::default(),
+            attention: attention::Scratch::default(),
+            sampling: Vec::new(),
+        }
+    }
+
+    fn sampling_room(&mut self, vocab: usize) {
+        if self.sampling.first().is_none_or(|s| !s.fits(vocab)) {
+            self.sampling = (0..self.pool.threads()).map(|_| sample::Scratch::new(vocab)).collect();
+        }
+    }
 }
 
 impl Device for Cpu {
@@ -124,60 +79,63 @@ impl Device for Cpu {
     type Sampled = Sampled;
 
     fn describe(&self) -> String {
-        format!("CPU, {} threads", self.threads)
+        let threads = self.pool.threads() * self.group.ranks();
+        let plural = if threads == 1 { "" } else { "s" };
+        format!("CPU, {threads} thread{plural}, {}", self.paths.name())
     }
+
     fn free_memory(&self) -> u64 {
-        2 << 30
+        crate::system::available_memory() / self.group.ranks() as u64
     }
+
     fn buffer(&mut self, capacity: usize, cols: usize) -> Result<Buffer, Error> {
-        Ok(Buffer { cols, rows: 0, data: vec![0.0; capacity * cols] })
+        let buffer = Buffer::new(capacity, cols)?;
+        self.linear.reserve(capacity, cols)?;
+        Ok(buffer)
     }
+
     fn weight(&mut self, parts: &[Matrix<'_>]) -> Result<Weight, Error> {
-        Ok(Weight {
-            rows: parts.iter().map(|p| p.rows).sum(),
-            round: parts.iter().any(|p| p.dtype == Dtype::Bf16),
-            data: parts.iter().flat_map(widen).collect(),
-        })
+        Weight::pack(parts)
     }
+
     fn embedding(&mut self, table: Matrix<'_>) -> Result<Embedding, Error> {
-        Ok(Embedding { cols: table.cols, data: widen(&table) })
+        Embedding::new(&table)
     }
+
     fn vector(&mut self, values: &[f32]) -> Result<Vec<f32>, Error> {
         Ok(values.to_vec())
     }
+
     fn rope(&mut self, cos: &[f32], sin: &[f32], half: usize) -> Result<Rope, Error> {
         Ok(Rope { half, cos: cos.to_vec(), sin: sin.to_vec() })
     }
+
     fn cache(&mut self, shape: CacheShape) -> Result<Cache, Error> {
-        let n = shape.layers * shape.blocks * shape.kv_heads * shape.block_tokens * shape.head_dim;
-        Ok(Cache { shape, keys: vec![0.0; n], values: vec![0.0; n] })
+        self.attention.reserve(self.pool.threads(), shape.head_dim);
+        Cache::new(shape)
     }
-    fn batch(&mut self, _: usize, _: usize, _: usize, _: usize) -> Result<Batch, Error> {
-        Ok(Batch::default())
+
+    fn batch(
+        &mut self,
+        max_tokens: usize,
+        max_seqs: usize,
+        max_rows: usize,
+        max_blocks: usize,
+    ) -> Result<Batch, Error> {
+        self.attention.reserve_items(max_tokens);
+        Ok(Batch::with_capacity(max_tokens, max_seqs, max_rows, max_blocks))
     }
-    fn sampled(&mut self, _: usize) -> Result<Sampled, Error> {
-        Ok(Sampled::default())
+
+    fn sampled(&mut self, max_rows: usize) -> Result<Sampled, Error> {
+        Ok(Sampled { tokens: Vec::with_capacity(max_rows), logprobs: Vec::with_capacity(max_rows) })
     }
+
     fn begin(&mut self, step: &Step<'_>, batch: &mut Batch, cache: &mut Cache) -> Result<(), Error> {
-        *batch = Batch {
-            tokens: step.tokens.to_vec(),
-            seq_start: step.seq_start.to_vec(),
-            seq_pos: step.seq_pos.to_vec(),
-            block_start: step.block_start.to_vec(),
-            blocks: step.blocks.to_vec(),
-            rows: step.rows.to_vec(),
-        };
-        let n = cache.shape.kv_heads * cache.shape.block_tokens * cache.shape.head_dim;
-        for &(from, to) in step.copies {
-            for layer in 0..cache.shape.layers {
-                let from = cache.at(layer, from as usize, 0, 0);
-                let to = cache.at(layer, to as usize, 0, 0);
-                cache.keys.copy_within(from..from + n, to);
-                cache.values.copy_within(from..from + n, to);
-            }
-        }
+        batch.fill(step);
+        cache.copy_blocks(step.copies);
         Ok(())
     }
+
     fn embed(
         &mut self,
         batch: &Batch,
@@ -187,26 +145,28 @@ impl Device for Cpu {
         out: &mut Buffer,
     ) -> Result<(), Error> {
         out.set_rows(batch.tokens.len());
-        for (t, &id) in batch.tokens.iter().enumerate() {
+        let cols = table.cols;
+        for (&token, out) in batch.tokens.iter().zip(out.all_mut().chunks_exact_mut(cols)) {
             let id = match previous {
-                _ if id >= 0 => id,
-                Some(p) => p.tokens[(-1 - id) as usize],
-                None => -1,
+                Some(previous) if token < 0 => previous.tokens.get((-1 - token) as usize).copied(),
+                _ => Some(token),
             };
-            let id = id.max(0) as usize;
-            for (o, v) in out.row_mut(t).iter_mut().zip(&table.data[id * table.cols..]) {
-                *o = scale * v;
-            }
+            // A row without a finite logit sampled -1: any token will do, for the host drops what follows.
+            let id = id.and_then(|id| usize::try_from(id).ok()).filter(|id| *id < table.rows);
+            table.read(id.unwrap_or(0), scale, out);
         }
         Ok(())
     }
+
     fn rms_norm(&mut self, x: &Buffer, weight: &Vec<f32>, eps: f32, out: &mut Buffer) -> Result<(), Error> {
-        out.set_rows(x.rows);
-        for r in 0..x.rows {
-            reference::rows::rms_norm(x.row(r), weight, eps, out.row_mut(r));
-        }
+        out.set_rows(x.rows());
+        let isa = self.paths.isa;
+        let (rows, n, x) = (x.rows(), weight.len(), x.all());
+        let out = Parts::new(out.all_mut());
+        self.pool.rows(rows, n, |rows| isa.run(Norm { rows, x, weight, eps, out }));
         Ok(())
     }
+
     fn add_rms_norm(
         &mut self,
         residual: &mut Buffer,
@@ -215,13 +175,14 @@ impl Device for Cpu {
         eps: f32,
         out: &mut Buffer,
     ) -> Result<(), Error> {
-        for r in 0..x.rows {
-            for (a, b) in residual.row_mut(r).iter_mut().zip(x.row(r)) {
-                *a += b;
-            }
-        }
-        self.rms_norm(residual, weight, eps, out)
+        out.set_rows(x.rows());
+        let isa = self.paths.isa;
+        let (rows, n, x) = (x.rows(), weight.len(), x.all());
+        let (residual, out) = (Parts::new(residual.all_mut()), Parts::new(out.all_mut()));
+        self.pool.rows(rows, n, |rows| isa.run(AddNorm { rows, residual, x, weight, eps, out }));
+        Ok(())
     }
+
     fn linear(
         &mut self,
         x: &Buffer,
@@ -230,17 +191,14 @@ impl Device for Cpu {
         out: &mut Buffer,
         column: usize,
     ) -> Result<(), Error> {
-        out.set_rows(x.rows);
-        for r in 0..x.rows {
-            let mut row = x.row(r).to_vec();
-            if weight.round {
-                row.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32());
-            }
-            let out = &mut out.row_mut(r)[column..column + weight.rows];
-            reference::rows::linear(&row, &weight.data, bias.map(Vec::as_slice), out);
-        }
+        assert!(x.cols == weight.cols && column + weight.rows <= out.cols, "a product of wrong shape");
+        out.set_rows(x.rows());
+        let (cols, bias) = (out.cols, bias.map(Vec::as_slice));
+        let target = linear::Target { out: Parts::new(out.all_mut()), cols, column, bias };
+        linear::linear(&self.paths, &mut self.pool, &mut self.linear, x.all(), x.rows(), weight, target);
         Ok(())
     }
+
     fn rope_store(
         &mut self,
         batch: &Batch,
@@ -251,37 +209,27 @@ impl Device for Cpu {
         layer: usize,
         cache: &mut Cache,
     ) -> Result<(), Error> {
-        let d = heads.dim;
-        for s in 0..batch.seqs() {
-            let first = batch.seq_start[s] as usize;
-            for t in first..batch.seq_start[s + 1] as usize {
-                let pos = batch.seq_pos[s] as usize + t - first;
-                let row = qkv.row_mut(t);
-                for h in 0..heads.query + heads.kv {
-                    let head = &mut row[h * d..][..d];
-                    if let Some(n) = &norm {
-                        let x = head.to_vec();
-                        let w = if h < heads.query { n.query } else { n.key };
-                        reference::rows::rms_norm(&x, w, n.eps, head);
-                    }
-                    let at = pos * rope.half;
-                    reference::rows::rotate(head, &rope.cos[at..][..rope.half], &rope.sin[at..][..rope.half]);
-                }
-                let bt = cache.shape.block_tokens;
-                let block = batch.blocks[batch.block_start[s] as usize + pos / bt] as usize;
-                for h in 0..heads.kv {
-                    let at = cache.at(layer, block, h, pos % bt);
-                    let bf = cache.shape.dtype == Dtype::Bf16;
-                    let keep = |v: &f32| if bf { bf16::from_f32(*v).to_f32() } else { *v };
-                    for i in 0..d {
-                        cache.keys[at + i] = keep(&row[(heads.query + h) * d + i]);
-                        cache.values[at + i] = keep(&row[(heads.query + heads.kv + h) * d + i]);
-                    }
-                }
+        let isa = self.paths.isa;
+        let norm = norm.map(|n| HeadNorm { query: n.query, key: n.key, eps: n.eps });
+        let (rows, cols) = (qkv.rows(), qkv.cols);
+        let (qkv, shape) = (Parts::new(qkv.all_mut()), &cache.shape);
+        match &mut cache.data {
+            Store::F32(data) => {
+                let cache = Parts::new(&mut data[..]);
+                self.pool.rows(rows, cols, |tokens| {
+                    isa.run(RopeStore { tokens, batch, qkv, heads, norm, rope, layer, shape, cache })
+                });
+            }
+            Store::Bf16(data) => {
+                let cache = Parts::new(&mut data[..]);
+                self.pool.rows(rows, cols, |tokens| {
+                    isa.run(RopeStore { tokens, batch, qkv, heads, norm, rope, layer, shape, cache })
+                });
             }
         }
         Ok(())
     }
+
     fn attention(
         &mut self,
         batch: &Batch,
@@ -291,98 +239,77 @@ impl Device for Cpu {
         how: &Attention,
         out: &mut Buffer,
     ) -> Result<(), Error> {
-        let (heads, d, bt) = (how.heads, how.heads.dim, cache.shape.block_tokens);
-        out.set_rows(qkv.rows);
-        for s in 0..batch.seqs() {
-            let first = batch.seq_start[s] as usize;
-            for t in first..batch.seq_start[s + 1] as usize {
-                let pos = batch.seq_pos[s] as usize + t - first;
-                let from = how.window.map_or(0, |w| (pos + 1).saturating_sub(w));
-                for h in 0..heads.query {
-                    let kv = h / (heads.query / heads.kv);
-                    let at: Vec<usize> = (from..=pos)
-                        .map(|p| {
-                            let block = batch.blocks[batch.block_start[s] as usize + p / bt] as usize;
-                            cache.at(layer, block, kv, p % bt)
-                        })
-                        .collect();
-                    let keys: Vec<&[f32]> = at.iter().map(|&a| &cache.keys[a..][..d]).collect();
-                    let values: Vec<&[f32]> = at.iter().map(|&a| &cache.values[a..][..d]).collect();
-                    let q = &qkv.row(t)[h * d..][..d];
-                    let out = &mut out.row_mut(t)[h * d..][..d];
-                    reference::attention::attention(q, &keys, &values, how.scale, how.softcap, out);
-                }
-            }
-        }
+        out.set_rows(qkv.rows());
+        let job = attention::Job { batch, qkv: qkv.all(), layer, cache, how };
+        attention::attention(&self.paths, &mut self.pool, &mut self.attention, &job, out.all_mut());
         Ok(())
     }
+
     fn gate_mul(&mut self, gate_up: &Buffer, activation: Activation, out: &mut Buffer) -> Result<(), Error> {
-        out.set_rows(gate_up.rows);
-        let n = out.cols;
-        for r in 0..gate_up.rows {
-            let (gate, up) = gate_up.row(r).split_at(n);
-            for ((o, &g), u) in out.row_mut(r).iter_mut().zip(gate).zip(up) {
-                *o = reference::rows::activate(g, activation) * u;
-            }
-        }
+        out.set_rows(gate_up.rows());
+        let isa = self.paths.isa;
+        let (rows, cols, gate_up) = (gate_up.rows(), out.cols, gate_up.all());
+        let out = Parts::new(out.all_mut());
+        self.pool.rows(rows, 2 * cols, |rows| isa.run(Gate { rows, cols, gate_up, activation, out }));
         Ok(())
     }
+
     fn gather_rows(&mut self, batch: &Batch, x: &Buffer, out: &mut Buffer) -> Result<(), Error> {
         out.set_rows(batch.rows.len());
-        for (r, &from) in batch.rows.iter().enumerate() {
-            out.row_mut(r).copy_from_slice(x.row(from as usize));
+        let cols = out.cols;
+        for (&row, out) in batch.rows.iter().zip(out.all_mut().chunks_exact_mut(cols)) {
+            out.copy_from_slice(x.row(row as usize));
         }
         Ok(())
     }
+
     fn softcap(&mut self, x: &mut Buffer, cap: f32) -> Result<(), Error> {
-        let n = x.rows * x.cols;
-        x.data[..n].iter_mut().for_each(|v| *v = reference::rows::softcap(*v, cap));
+        let isa = self.paths.isa;
+        let (rows, cols) = (x.rows(), x.cols);
+        let x = Parts::new(x.all_mut());
+        self.pool.rows(rows, cols, |rows| isa.run(Softcap { rows, cols, x, cap }));
         Ok(())
     }
+
     fn zero(&mut self, x: &mut Buffer, rows: usize) -> Result<(), Error> {
         x.set_rows(rows);
-        let n = rows * x.cols;
-        x.data[..n].fill(0.0);
+        x.all_mut().fill(0.0);
         Ok(())
     }
+
     fn all_reduce(&mut self, x: &mut Buffer) -> Result<(), Error> {
-        let lost = || Error::Lost("a rank failed".into());
-        let n = x.rows * x.cols;
-        {
-            let mut slot = self.group.slots[self.rank].lock().map_err(|_| lost())?;
-            slot.clear();
-            slot.extend_from_slice(&x.data[..n]);
-        }
-        self.group.barrier.wait();
-        x.data[..n].fill(0.0);
-        for slot in &self.group.slots {
-            for (x, v) in x.data.iter_mut().zip(slot.lock().map_err(|_| lost())?.iter()) {
-                *x += v;
-            }
-        }
-        self.group.barrier.wait();
-        Ok(())
+        let turn = self.sums;
+        self.sums += 1;
+        self.group.sum(self.rank, turn, x.all_mut())
     }
+
     fn sample(&mut self, logits: &Buffer, rows: &[RowSampling<'_>], out: &mut Sampled) -> Result<(), Error> {
-        out.tokens.clear();
-        out.logprobs.clear();
-        for (r, how) in rows.iter().enumerate() {
-            let token = reference::sample::sample(logits.row(r), how);
-            out.tokens.push(token);
-            let at = token.max(0) as usize;
-            out.logprobs.push(if token < 0 {
-                f32::NEG_INFINITY
-            } else {
-                reference::sample::log_probability(logits.row(r), at)
-            });
-        }
+        self.sampling_room(logits.cols);
+        out.tokens.resize(rows.len(), -1);
+        out.logprobs.resize(rows.len(), f32::NEG_INFINITY);
+        let isa = self.paths.isa;
+        let (tokens, logprobs) = (Parts::new(&mut out.tokens), Parts::new(&mut out.logprobs));
+        let rooms = Parts::new(&mut self.sampling);
+        self.pool.run(rows.len(), |r, thread| {
+            // SAFETY: chunks are different rows, and a thread runs one at a time.
+            let (room, token, logprob) =
+                unsafe { (rooms.part(thread..thread + 1), tokens.part(r..r + 1), logprobs.part(r..r + 1)) };
+            (token[0], logprob[0]) = sample::sample(isa, logits.row(r), &rows[r], &mut room[0]);
+        });
         Ok(())
     }
-    fn fetch(&mut self, s: &Sampled, tokens: &mut Vec<i32>, logprobs: &mut Vec<f32>) -> Result<(), Error> {
-        tokens.extend_from_slice(&s.tokens);
-        logprobs.extend_from_slice(&s.logprobs);
+
+    fn fetch(
+        &mut self,
+        sampled: &Sampled,
+        tokens: &mut Vec<i32>,
+        logprobs: &mut Vec<f32>,
+    ) -> Result<(), Error> {
+        tokens.extend_from_slice(&sampled.tokens);
+        logprobs.extend_from_slice(&sampled.logprobs);
         Ok(())
     }
+
     fn top_k(
         &mut self,
         logits: &Buffer,
@@ -390,15 +317,11 @@ impl Device for Cpu {
         ids: &mut [u32],
         logprobs: &mut [f32],
     ) -> Result<(), Error> {
-        let l = logits.row(row);
-        let mut order: Vec<u32> = (0..l.len() as u32).collect();
-        order.sort_by(|&a, &b| l[b as usize].total_cmp(&l[a as usize]).then(a.cmp(&b)));
-        for ((id, lp), &t) in ids.iter_mut().zip(logprobs).zip(&order) {
-            *id = t;
-            *lp = reference::sample::log_probability(l, t as usize);
-        }
+        self.sampling_room(logits.cols);
+        sample::top_k(self.paths.isa, logits.row(row), &mut self.sampling[0], ids, logprobs);
         Ok(())
     }
+
     fn row(&mut self, logits: &Buffer, row: usize, out: &mut [f32]) -> Result<(), Error> {
         out.copy_from_slice(logits.row(row));
         Ok(())

@@ -2,7 +2,29 @@
 //!
 //! Invariant: knows one step of one rank; no request, no file, no architecture of a model.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+mod attention;
+mod batch;
+mod buffer;
+mod cache;
 pub mod device;
+mod embedding;
+mod isa;
+mod linear;
+mod math;
+mod memory;
+mod panel;
+mod paths;
+pub mod probe;
+mod ranks;
 pub mod reference;
+mod rope;
+mod rows;
+mod sample;
+mod simd;
+mod system;
+mod threads;
+mod weight;
 
 pub use device::Cpu;

@@ -15,7 +15,7 @@ pub(crate) mod neon;
 pub(crate) mod portable;
 
 /// Lanes of every vector.
-pub const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 pub trait Simd: Copy + Send + Sync {
     type V: Copy;

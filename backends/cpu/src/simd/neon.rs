@@ -106,7 +106,8 @@ impl Simd for Neon {
     }
     #[inline(always)]
     fn widen_bf16_pairs(self, x: &[u16; 2 * LANES]) -> (V, V) {
-        let pairs: [uint32x4_t; 4] = from_fn(|i| sound!(vreinterpretq_u32_u16(vld1q_u16(x.as_ptr().add(8 * i)))));
+        let pairs: [uint32x4_t; 4] =
+            from_fn(|i| sound!(vreinterpretq_u32_u16(vld1q_u16(x.as_ptr().add(8 * i)))));
         let first = pairs.map(|p| sound!(vreinterpretq_f32_u32(vshlq_n_u32::<16>(p))));
         let high = sound!(vdupq_n_u32(0xffff_0000));
         (first, pairs.map(|p| sound!(vreinterpretq_f32_u32(vandq_u32(p, high)))))
