@@ -139,7 +139,8 @@ impl Model {
         if !matches!(waited, Ok(Waited::Done)) || !sampled {
             tokens.clear();
             logprobs.clear();
-        } else {
+        }
+        if let Ok(Waited::Done) = waited {
             check_rows(raw.n_rows, tokens, self.info.vocab)?;
         }
         waited

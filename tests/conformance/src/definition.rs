@@ -6,30 +6,28 @@ use tokenmill_backend::abi::Row;
 /// How far f32 sums over a vocabulary may be from these.
 const SLACK: f64 = 2e-4;
 
-/// Biases, mask and penalties.
+/// Biases, mask and penalties: in f32, as the header says, so that ties are ties here too.
 pub(crate) fn adjusted(logits: &[f32], row: &Row, all: &Sampling<'_>) -> Vec<f64> {
-    let mut adjusted: Vec<f64> = logits.iter().map(|&logit| f64::from(logit)).collect();
+    let mut adjusted = logits.to_vec();
     for i in row.bias as usize..(row.bias + row.n_bias) as usize {
-        adjusted[all.bias_token[i] as usize] += f64::from(all.bias_value[i]);
+        adjusted[all.bias_token[i] as usize] += all.bias_value[i];
     }
     if row.mask > 0 {
         let words = logits.len().div_ceil(32);
         let mask = &all.masks[(row.mask as usize - 1) * words..];
         for (token, logit) in adjusted.iter_mut().enumerate() {
             if (mask[token / 32] >> (token % 32)) & 1 == 0 {
-                *logit = f64::NEG_INFINITY;
+                *logit = f32::NEG_INFINITY;
             }
         }
     }
     for i in row.seen as usize..(row.seen + row.n_seen) as usize {
         let logit = &mut adjusted[all.seen_token[i] as usize];
-        let repetition = f64::from(row.repetition);
-        *logit = if *logit > 0.0 { *logit / repetition } else { *logit * repetition };
+        *logit = if *logit > 0.0 { *logit / row.repetition } else { *logit * row.repetition };
         let count = all.seen_count[i];
-        *logit -= f64::from(row.frequency) * f64::from(count);
-        *logit -= if count > 0 { f64::from(row.presence) } else { 0.0 };
+        *logit -= row.frequency * count as f32 + if count > 0 { row.presence } else { 0.0 };
     }
-    adjusted
+    adjusted.into_iter().map(f64::from).collect()
 }
 
 /// log softmax at `token`.
@@ -65,7 +63,7 @@ fn kept(adjusted: &[f64], row: &Row, slack: f64) -> Vec<(u32, f64)> {
     let largest = scaled(order[0]);
     if row.top_k > 0 && (row.top_k as usize) < order.len() {
         let kth = scaled(order[row.top_k as usize - 1]);
-        order.retain(|&token| scaled(token) >= kth - slack);
+        order.retain(|&token| scaled(token) >= kth - slack.max(0.0));
     }
     let weight = |token: u32| (scaled(token) - largest).exp();
     if row.top_p < 1.0 {

@@ -1,6 +1,7 @@
 //! The forward pass: the same sequence gives the same logits however it is batched, chunked and paged.
 
-use tokenmill_backend::{Error, Load, Model};
+use tokenmill_backend::abi::Row;
+use tokenmill_backend::{Error, Load, Model, Sampling};
 
 use crate::Body;
 use crate::subject::{BLOCK, Ran, Seq, Step, Stop, Subject, ensure, finish, forward, prompt, run, start};
@@ -108,7 +109,13 @@ fn block_ids(subject: &Subject<'_>) -> Result<(), Stop> {
         let again = forward(model, &[Seq::new(&tokens, 0, &ids).all_rows().tail(8)])?;
         subject.all_same(model, &format!("blocks {ids:?}"), &once.logits, &again.logits)?;
     }
-    Ok(())
+    // Two sequences whose blocks lie between each other's, in two steps.
+    let other = prompt(model, 25, 40);
+    let (ours, theirs) = ([6, 4, 8], [5, 7, 3]);
+    forward(model, &[Seq::new(&tokens[..20], 0, &ours), Seq::new(&other[..30], 0, &theirs)])?;
+    let rest = [Seq::new(&other[30..], 30, &theirs), Seq::new(&tokens[20..], 20, &ours).all_rows().tail(8)];
+    let again = forward(model, &rest)?;
+    subject.all_same(model, "interleaved blocks", &once.logits, &again.logits[1..])
 }
 
 fn spare_blocks(subject: &Subject<'_>) -> Result<(), Stop> {
@@ -256,15 +263,18 @@ fn crossed_references(subject: &Subject<'_>) -> Result<(), Stop> {
     let model = &mut subject.load()?;
     let (a, b) = (prompt(model, 20, BLOCK as usize), prompt(model, 21, BLOCK as usize));
     let begin = Step::new(&[Seq::new(&a, 0, &[0]), Seq::new(&b, 0, &[1])]);
-    let first = start(model, &begin)?;
+    // Forced, so that the two tokens differ.
+    let first = model.submit(&begin.batch())?;
+    let rows = [11, 23].map(|forced| Row { forced, ..Row::default() });
+    model.sample(first, &Sampling { rows: &rows, ..Sampling::default() })?;
     // Row 1 into both sequences, and twice into one: the last is row 0.
     let crossed = start(
         model,
         &Step::new(&[Seq::new(&[-2, -1, -2], BLOCK, &[0, 2]).all_rows(), Seq::new(&[-2], BLOCK, &[1, 3])]),
     )?;
-    let sampled = finish(model, first, 2)?.tokens;
+    finish(model, first, 2)?;
     let crossed = finish(model, crossed, 4)?;
-    let (row0, row1) = (sampled[0], sampled[1]);
+    let (row0, row1) = (11, 23);
     let explicit = forward(
         model,
         &[Seq::new(&[row1, row0, row1], BLOCK, &[0, 2]).all_rows(), Seq::new(&[row1], BLOCK, &[1, 3])],

@@ -226,17 +226,19 @@ fn other_sizes(subject: &Subject<'_>) -> Result<(), Stop> {
     let ran = raw.run((&raw const longer).cast())?;
     ensure(ran == expected, || format!("a longer batch gave {ran:?}, expected {expected:?}"))?;
 
-    // Before copies were there, so to speak: what lies in their place is not read.
+    // Before copies were there, so to speak: what lies in their place is not for reading.
+    let wrong = [u32::MAX; 2];
     let mut shorter = columns.batch();
     shorter.size = offset_of!(abi::Batch, copies);
-    (shorter.copies, shorter.n_copies) = (std::ptr::dangling(), 1000);
+    (shorter.copies, shorter.n_copies) = (wrong.as_ptr(), 1);
     let ran = raw.run(&raw const shorter)?;
     ensure(ran == expected, || format!("a shorter batch gave {ran:?}, expected {expected:?}"))?;
 
+    // Nor are biases, in a sampling that ends before them.
     let rows = [abi::Row::default(); 2];
     let mut short = sampling(&rows);
-    short.size = offset_of!(abi::Sampling, masks);
-    (short.masks, short.n_masks) = (std::ptr::dangling(), u32::MAX);
+    short.size = offset_of!(abi::Sampling, bias_token);
+    (short.bias_token, short.bias_value, short.n_bias) = (wrong.as_ptr(), [f32::NAN; 1].as_ptr(), 1);
     let ticket = raw.submit(&columns.batch())?;
     // SAFETY: the struct and its rows live until the call returns.
     let code = unsafe { (raw.api.sample)(raw.handle, ticket, &raw const short, null_mut()) };

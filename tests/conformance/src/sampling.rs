@@ -15,6 +15,7 @@ pub(crate) const CHECKS: &[(&str, Body)] = &[
     ("biases are added", biases),
     ("masks leave what they allow", masks),
     ("penalties follow their formulas", penalties),
+    ("top_k keeps every tie of the k-th", ties),
     ("seeded draws follow their definition", draws),
     ("rows of one step are sampled each in its own way", mixed),
 ];
@@ -199,6 +200,26 @@ fn penalties(subject: &Subject<'_>) -> Result<(), Stop> {
         moved += ran.tokens.iter().zip(&plain.tokens).filter(|(a, b)| a != b).count();
     }
     ensure(moved > 0, || "no penalty changed any token".to_owned())
+}
+
+fn ties(subject: &Subject<'_>) -> Result<(), Stop> {
+    let model = &mut subject.load()?;
+    // Beside 1e9 an f32 has no room for a logit.
+    let (bias_token, bias_value) = ([3, 9, 17, 21, 30], [1e9; 5]);
+    let rows: Vec<Row> = (0..ROWS as u32)
+        .map(|i| Row {
+            seed: u64::from(i),
+            temperature: 1.0,
+            top_k: 1 + i % 4,
+            top_p: if i % 2 == 0 { 1.0 } else { 0.5 },
+            n_bias: 5,
+            ..Row::default()
+        })
+        .collect();
+    let sampling =
+        Sampling { rows: &rows, bias_token: &bias_token, bias_value: &bias_value, ..Sampling::default() };
+    run(model, 22, &sampling)?;
+    Ok(())
 }
 
 /// Parameters that look random, all of them in use somewhere.

@@ -1,0 +1,19 @@
+//! The suite on the CPU backend, opened as a library, with a small llama model.
+
+#![allow(clippy::unwrap_used, clippy::panic)] // A test may panic, and so may its helpers.
+
+mod common;
+
+use tokenmill_backend::Backend;
+use tokenmill_conformance::run;
+
+#[test]
+fn cpu_conforms() {
+    let backend = Backend::open(&common::beside("tokenmill_cpu")).unwrap();
+    let model = common::repository().join("tests/fixtures/models/llama-gqa");
+    for options in ["threads=2", "dtype=bf16\nkv_dtype=bf16\nthreads=1"] {
+        let report = run(&backend, &model, options);
+        println!("{report}");
+        assert!(report.passed(), "options {options:?}\n{report}");
+    }
+}
