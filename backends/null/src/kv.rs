@@ -105,7 +105,9 @@ impl Kv {
                 hashes.push(hash);
                 let slot = self.slot(blocks, position);
                 self.hashes[slot] = hash;
-                self.tokens[slot] = tokens[index];
+                if check {
+                    self.tokens[slot] = tokens[index];
+                }
             }
         }
         if check { self.verify(batch) } else { Ok(()) }

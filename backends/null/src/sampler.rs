@@ -24,7 +24,10 @@ impl Sampler {
     ) -> (i32, f32) {
         let token = match (row.forced, logits) {
             (-1, Logits::NotANumber) => None,
-            (-1, _) if plain(row) => vocab.best(logits),
+            (-1, _) if raw(row) && row.temperature == 0.0 => vocab.best(logits),
+            (-1, _) if raw(row) && whole(row) && row.temperature == 1.0 => {
+                vocab.draw(logits, uniform(row.seed))
+            }
             (-1, _) => {
                 vocab.write(logits, &mut self.logits);
                 self.adjust(row, all);
@@ -73,33 +76,17 @@ impl Sampler {
 
     fn draw(&mut self, row: &Row) -> Option<u32> {
         let largest = self.logits[self.largest()? as usize];
-        // Falling, the lower id first; what no step keeps falls off the end.
-        self.order.clear();
-        self.order
-            .extend((0..self.logits.len() as u32).filter(|&t| self.logits[t as usize] > f32::NEG_INFINITY));
-        let logits = &self.logits;
-        self.order
-            .sort_unstable_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
-        if row.top_k > 0 && (row.top_k as usize) < self.order.len() {
-            let kth = logits[self.order[row.top_k as usize - 1] as usize];
-            self.order.truncate(self.order.partition_point(|&t| logits[t as usize] >= kth));
-        }
         let temperature = f64::from(row.temperature);
-        let weight = |t: u32| ((f64::from(logits[t as usize]) - f64::from(largest)) / temperature).exp();
-        if row.top_p < 1.0 {
-            let target = f64::from(row.top_p) * self.order.iter().map(|&t| weight(t)).sum::<f64>();
-            let mut sum = 0.0;
-            let enough = self.order.iter().position(|&t| {
-                sum += weight(t);
-                sum >= target
-            });
-            self.order.truncate(enough.map_or(usize::MAX, |last| last + 1));
+        let weight = |logit: f32| ((f64::from(logit) - f64::from(largest)) / temperature).exp();
+        let logits = &self.logits;
+        self.order.clear();
+        self.order.extend((0..logits.len() as u32).filter(|&t| logits[t as usize] > f32::NEG_INFINITY));
+        if !whole(row) {
+            cut(&mut self.order, row, |t| logits[t as usize], weight);
+            self.order.sort_unstable();
         }
-        let least = f64::from(row.min_p);
-        self.order.truncate(self.order.partition_point(|&t| weight(t) >= least));
-        self.order.sort_unstable();
         self.kept.clear();
-        self.kept.extend(self.order.iter().map(|&t| weight(t)));
+        self.kept.extend(self.order.iter().map(|&t| weight(logits[t as usize])));
         let target = uniform(row.seed) * self.kept.iter().sum::<f64>();
         let mut sum = 0.0;
         let drawn = self.kept.iter().position(|weight| {
@@ -110,10 +97,36 @@ impl Sampler {
     }
 }
 
-/// Greedy on the raw logits, known without looking at them.
-fn plain(row: &Row) -> bool {
+/// Leaves what top_k, top_p and min_p keep, in any order.
+fn cut(order: &mut Vec<u32>, row: &Row, logit: impl Fn(u32) -> f32, weight: impl Fn(f32) -> f64) {
+    // Falling, the lower id first; what a step does not keep falls off the end.
+    order.sort_unstable_by(|&a, &b| logit(b).total_cmp(&logit(a)).then(a.cmp(&b)));
+    if row.top_k > 0 && (row.top_k as usize) < order.len() {
+        let kth = logit(order[row.top_k as usize - 1]);
+        order.truncate(order.partition_point(|&t| logit(t) >= kth));
+    }
+    if row.top_p < 1.0 {
+        let target = f64::from(row.top_p) * order.iter().map(|&t| weight(logit(t))).sum::<f64>();
+        let mut sum = 0.0;
+        let enough = order.iter().position(|&t| {
+            sum += weight(logit(t));
+            sum >= target
+        });
+        order.truncate(enough.map_or(usize::MAX, |last| last + 1));
+    }
+    let least = f64::from(row.min_p);
+    order.truncate(order.partition_point(|&t| weight(logit(t)) >= least));
+}
+
+/// Nothing changes the logits: the result is known without looking at all of them.
+fn raw(row: &Row) -> bool {
     let penalised = row.n_seen > 0 && (row.repetition != 1.0 || row.presence != 0.0 || row.frequency != 0.0);
-    row.temperature == 0.0 && row.n_bias == 0 && row.mask == 0 && !penalised
+    row.n_bias == 0 && row.mask == 0 && !penalised
+}
+
+/// Nothing is cut off the distribution.
+fn whole(row: &Row) -> bool {
+    row.top_k == 0 && row.top_p >= 1.0 && row.min_p == 0.0
 }
 
 /// u in [0, 1): 24 bits of splitmix64.

@@ -19,6 +19,8 @@ pub(crate) struct Vocab {
     order: Vec<u32>,
     /// log Σ exp of the table.
     log_sum: f64,
+    /// vocab + 1 entries: Σ exp of the table before each entry, and of all.
+    sums: Vec<f64>,
 }
 
 /// The logits of one row.
@@ -37,8 +39,13 @@ impl Vocab {
         for (nth, &entry) in order.iter().enumerate() {
             table[entry as usize] = (TOP - ZIPF * (1.0 + nth as f64).ln()) as f32;
         }
-        let log_sum = table.iter().map(|&logit| f64::from(logit).exp()).sum::<f64>().ln();
-        Self { table, order, log_sum }
+        let mut sums = vec![0.0];
+        let mut sum = 0.0;
+        sums.extend(table.iter().map(|&logit| {
+            sum += f64::from(logit).exp();
+            sum
+        }));
+        Self { table, order, log_sum: sum.ln(), sums }
     }
 
     pub(crate) fn len(&self) -> u32 {
@@ -47,22 +54,34 @@ impl Vocab {
 
     /// The row whose most likely token is `token`.
     pub(crate) fn favouring(&self, token: u32) -> Logits {
-        Logits::Turned { shift: (self.len() - token) % self.len() }
+        Logits::Turned { shift: if token == 0 { 0 } else { self.len() - token } }
     }
 
     /// The token with the largest logit; none if they are not numbers.
     pub(crate) fn best(&self, logits: Logits) -> Option<u32> {
         match logits {
-            Logits::Turned { shift } => Some((self.len() - shift) % self.len()),
+            Logits::Turned { shift } => Some(if shift == 0 { 0 } else { self.len() - shift }),
             Logits::NotANumber => None,
         }
+    }
+
+    /// The first token, in id order, at which the cumulative probability exceeds `u`.
+    pub(crate) fn draw(&self, logits: Logits, u: f64) -> Option<u32> {
+        let Logits::Turned { shift } = logits else { return None };
+        let all = self.sums[self.table.len()];
+        // Token 0 stands at entry `shift`; past the last entry the tokens go on at entry 0.
+        let target = u * all + self.sums[shift as usize];
+        let target = if target < all { target } else { target - all };
+        let entry = self.sums.partition_point(|&sum| sum <= target) as u32 - 1;
+        Some((entry + self.len() - shift) % self.len())
     }
 
     /// log softmax of the row at `token`.
     pub(crate) fn logprob(&self, logits: Logits, token: u32) -> f32 {
         match logits {
             Logits::Turned { shift } => {
-                let entry = (token + shift) % self.len();
+                let entry =
+                    if token < self.len() - shift { token + shift } else { token + shift - self.len() };
                 (f64::from(self.table[entry as usize]) - self.log_sum) as f32
             }
             Logits::NotANumber => f32::NAN,

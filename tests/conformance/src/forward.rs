@@ -19,6 +19,8 @@ pub(crate) const CHECKS: &[(&str, Body)] = &[
     ("references give what explicit tokens give", references),
     ("references may cross sequences and repeat", crossed_references),
     ("two models of one backend are independent", two_models),
+    ("two ranks that share the layers give what one gives", shared_layers),
+    ("two ranks that follow each other give what one gives", stages),
 ];
 
 /// Blocks of the n-th sequence of a check: enough for 64 positions.
@@ -297,4 +299,33 @@ fn two_models(subject: &Subject<'_>) -> Result<(), Stop> {
     finish(two, second, 1)?;
     let beside = finish(one, first, 1)?;
     subject.all_same(one, "beside another model", &alone.logits, &beside.logits)
+}
+
+fn shared_layers(subject: &Subject<'_>) -> Result<(), Stop> {
+    ranks(subject, &Load { devices: &[0, 0], tensor_parallel: 2, ..subject.request() })
+}
+
+fn stages(subject: &Subject<'_>) -> Result<(), Stop> {
+    ranks(subject, &Load { devices: &[0, 0], ..subject.request() })
+}
+
+fn ranks(subject: &Subject<'_>, load: &Load<'_>) -> Result<(), Stop> {
+    let one = &mut subject.load()?;
+    let many = &mut match subject.backend.load(load) {
+        Err(Error::Unsupported(why)) => return Err(Stop::Skip(why)),
+        other => other?,
+    };
+    let (a, b) = (prompt(one, 26, 25), prompt(one, 27, 10));
+    let next = prompt(one, 28, 2);
+    let mut steps = [
+        Step::new(&[Seq::new(&a, 0, &blocks(0)), Seq::new(&b, 0, &blocks(1))]),
+        Step::new(&[Seq::new(&next[..1], 25, &blocks(2)), Seq::new(&next[1..], 10, &blocks(1))]),
+    ];
+    steps[1].copies = vec![(0, 8), (1, 9)];
+    for step in &steps {
+        let (expected, ran) = (run(one, step)?, run(many, step)?);
+        subject.all_same(one, "two ranks", &expected.logits, &ran.logits)?;
+        subject.all_same(one, "log-probabilities of two ranks", &[expected.logprobs], &[ran.logprobs])?;
+    }
+    Ok(())
 }
