@@ -35,9 +35,9 @@ static API: abi::Api = abi::Api {
     extension,
 };
 
-/// The one exported symbol.
-#[unsafe(no_mangle)]
-pub extern "C" fn tm_backend(major: u32) -> *const abi::Api {
+/// The backend for a program that links it in. It can link in no other backend beside it, as each brings the symbol
+/// `tm_backend`: the linker says so. (Were this function that symbol, it would quietly take one for the other.)
+pub extern "C" fn entry(major: u32) -> *const abi::Api {
     if major == abi::MAJOR { &raw const API } else { std::ptr::null() }
 }
 

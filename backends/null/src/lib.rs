@@ -17,12 +17,18 @@ mod sampler;
 mod validate;
 mod vocab;
 
-pub use ffi::tm_backend;
+pub use ffi::entry;
 pub use options::Options;
 
 tokenmill_backend_abi::manifest!("null", "deterministic tokens without a model, for tests and benchmarks");
 
 use tokenmill_backend_abi as abi;
+
+/// The one symbol of `tokenmill.h`.
+#[unsafe(no_mangle)]
+extern "C" fn tm_backend(major: u32) -> *const abi::Api {
+    entry(major)
+}
 
 /// What a call reports instead of `TM_OK`.
 #[derive(Clone, Debug, PartialEq, Eq)]

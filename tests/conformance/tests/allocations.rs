@@ -34,7 +34,7 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn steady_steps_allocate_nothing() {
     const SEQS: u32 = 64;
-    let backend = Backend::from_entry(tokenmill_null::tm_backend).unwrap();
+    let backend = Backend::from_entry(tokenmill_null::entry).unwrap();
     let mut model = backend
         .load(&Load {
             dir: Path::new("unused"),
