@@ -9,6 +9,7 @@
 mod definition;
 mod forward;
 mod load;
+mod random;
 mod raw;
 mod refusal;
 mod report;
@@ -31,8 +32,15 @@ type Body = fn(&Subject<'_>) -> Result<(), Stop>;
 /// The model must have a context of at least 64 positions and a vocabulary of at least 32 tokens.
 pub fn run(backend: &Backend, model_dir: &Path, options: &str) -> Report {
     let subject = Subject::new(backend, model_dir, options);
-    let groups: [&[(&'static str, Body)]; 6] =
-        [load::CHECKS, forward::CHECKS, tickets::CHECKS, sampling::CHECKS, refusal::CHECKS, raw::CHECKS];
+    let groups: [&[(&'static str, Body)]; 7] = [
+        load::CHECKS,
+        forward::CHECKS,
+        random::CHECKS,
+        tickets::CHECKS,
+        sampling::CHECKS,
+        refusal::CHECKS,
+        raw::CHECKS,
+    ];
     let mut checks = Vec::new();
     for &(name, body) in groups.into_iter().flatten() {
         let outcome = match catch_unwind(AssertUnwindSafe(|| body(&subject))) {
