@@ -103,7 +103,7 @@ impl Raw {
                 max_seqs: MAX_SEQS,
                 depth: DEPTH,
                 reserved: 0,
-                kv_bytes: 256 << 20,
+                kv_bytes: subject.request().kv_bytes,
                 options: options.as_ptr(),
                 progress: None,
                 user: null_mut::<c_void>(),

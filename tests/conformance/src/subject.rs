@@ -1,5 +1,6 @@
 //! The backend under test, and short ways to load it and to run steps on it.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::time::Duration;
 
@@ -36,11 +37,13 @@ pub(crate) struct Subject<'a> {
     pub(crate) backend: &'a Backend,
     pub(crate) dir: &'a Path,
     pub(crate) options: &'a str,
+    /// Enough for the checks; exact once a first load has told the size of a block.
+    kv_bytes: Cell<u64>,
 }
 
 impl<'a> Subject<'a> {
     pub(crate) fn new(backend: &'a Backend, dir: &'a Path, options: &'a str) -> Self {
-        Self { backend, dir, options }
+        Self { backend, dir, options, kv_bytes: Cell::new(256 << 20) }
     }
 
     /// What `load` asks for; checks change parts of it.
@@ -54,14 +57,16 @@ impl<'a> Subject<'a> {
             max_rows: MAX_ROWS,
             max_seqs: MAX_SEQS,
             depth: DEPTH,
-            kv_bytes: 256 << 20,
+            kv_bytes: self.kv_bytes.get(),
             options: self.options,
             progress: None,
         }
     }
 
     pub(crate) fn load(&self) -> Result<Model, Stop> {
-        Ok(self.backend.load(&self.request())?)
+        let model = self.backend.load(&self.request())?;
+        self.kv_bytes.set(u64::from(2 * BLOCKS) * model.info().kv_block_bytes);
+        Ok(model)
     }
 
     /// How far logits of the same row may differ, as a part of the row's range, when they are computed in another

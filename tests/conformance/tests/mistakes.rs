@@ -15,7 +15,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "blocks are taken to follow each other",
         "blocks[position / model->block_tokens]",
-        "blocks[0] + position / model->block_tokens",
+        "(blocks[0] + position / model->block_tokens) % model->n_blocks",
     ),
     ("only the first block is used", "blocks[position / model->block_tokens]", "blocks[0 * position]"),
     ("the offset in a block is lost", "+ position % model->block_tokens];", "];"),
