@@ -17,6 +17,7 @@ pub(crate) const CHECKS: &[(&str, Body)] = &[
     ("a block may go to another sequence in the next step", handed_on),
     ("copies are whole, in order, before the step, and independent after", copies),
     ("references give what explicit tokens give", references),
+    ("a reference may be to a step that is released", released_references),
     ("references may cross sequences and repeat", crossed_references),
     ("two models of one backend are independent", two_models),
     ("two ranks that share the layers give what one gives", shared_layers),
@@ -258,6 +259,25 @@ impl Subject<'_> {
         let moved: Vec<f32> = logits.iter().map(|logit| logit + (pair[0] - pair[1]).abs() / 2.0).collect();
         self.same(model, &format!("{what} sampled other tokens"), logits, &moved)
     }
+}
+
+fn released_references(subject: &Subject<'_>) -> Result<(), Stop> {
+    let model = &mut subject.load()?;
+    let tokens = prompt(model, 29, 5);
+    let explicit = {
+        let first = forward(model, &[Seq::new(&tokens, 0, &[0])])?;
+        forward(model, &[Seq::new(&first.tokens, 5, &[0])])?
+    };
+    for wait in [true, false] {
+        let first = start(model, &Step::new(&[Seq::new(&tokens, 0, &[1])]))?;
+        if wait {
+            finish(model, first, 1)?;
+        }
+        model.release(first);
+        let referred = forward(model, &[Seq::new(&[-1], 5, &[1])])?;
+        subject.all_same(model, "after release", &explicit.logits, &referred.logits)?;
+    }
+    Ok(())
 }
 
 /// One sequence forks into three rows' worth of continuations; another takes its neighbour's token.
