@@ -108,7 +108,7 @@ impl Model {
     ///
     /// On `Done` both columns have one entry per row: the sampled token, -1 where the row had no finite logit, and
     /// its log-softmax of the raw logits. They are empty if the step was not sampled, and on `TimedOut`. An error
-    /// is the step's own, if it failed on the device.
+    /// is the step's own, if it failed on the device; the ticket is alive until it is released all the same.
     pub fn wait(
         &mut self,
         ticket: Ticket,

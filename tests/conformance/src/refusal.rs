@@ -8,6 +8,7 @@ use crate::subject::{BLOCK, MAX_ROWS, MAX_SEQS, MAX_TOKENS, Seq, Step, Stop, Sub
 
 pub(crate) const CHECKS: &[(&str, Body)] = &[
     ("a wrong step is refused by column and changes nothing", steps),
+    ("whatever the columns hold, a step is run or refused", garbage),
     ("a wrong reference is refused and changes nothing", wrong_references),
     ("wrong sampling is refused by column and can be repeated rightly", sampling),
     ("rows and k out of range are refused", rows),
@@ -66,6 +67,48 @@ fn steps(subject: &Subject<'_>) -> Result<(), Stop> {
     }
     let again = run(model, &good)?;
     subject.all_same(model, "after all refusals", &expected.logits, &again.logits)
+}
+
+/// A good step with one entry of one column replaced, many times.
+fn garbage(subject: &Subject<'_>) -> Result<(), Stop> {
+    let model = &mut subject.load()?;
+    let good = good(model);
+    let expected = run(model, &good)?;
+    let info = model.info().clone();
+    let values = [
+        0,
+        1,
+        2,
+        3,
+        BLOCK,
+        info.n_blocks - 1,
+        info.n_blocks,
+        info.vocab,
+        info.max_context,
+        1 << 31,
+        u32::MAX,
+    ];
+    for n in 0..400 {
+        let mut step = good.clone();
+        step.copies = vec![(3, 4), (5, 6)];
+        let value = values[n / 6 % values.len()];
+        match n % 6 {
+            0 => step.seq_start[n / 6 % 2] = value,
+            1 => step.block_start[n / 6 % 2] = value,
+            2 => step.seq_pos[n / 66 % 2] = value,
+            3 => step.blocks[n / 66 % 3] = value,
+            4 => step.rows[n / 66 % 2] = value,
+            _ => step.copies[n / 66 % 2].1 = value,
+        }
+        step.tokens[n % 36] = if n % 7 == 0 { value as i32 } else { 1 };
+        match model.submit(&step.batch()) {
+            Ok(ticket) => model.release(ticket),
+            Err(Error::Invalid(_)) => {}
+            Err(other) => return Err(Stop::Fail(format!("{other} for {step:?}"))),
+        }
+    }
+    let again = run(model, &good)?;
+    subject.all_same(model, "after all of it", &expected.logits, &again.logits)
 }
 
 fn wrong_references(subject: &Subject<'_>) -> Result<(), Stop> {
