@@ -1,6 +1,8 @@
 //! Every architecture against the logits and greedy tokens of transformers
 //! (`tests/fixtures/models/*/reference.json`), with both spellings of the configuration.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::path::PathBuf;

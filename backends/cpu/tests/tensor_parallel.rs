@@ -1,5 +1,7 @@
 //! Two and four ranks give the tokens of one.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Model, Options, fixtures, furthest, ids, json};

@@ -78,9 +78,9 @@ impl Checker {
                     "block_start[{seq}]: the blocks hold {held} positions, {end} are used"
                 )));
             }
-            for index in pos / block_tokens..end.div_ceil(block_tokens) {
-                let block = blocks[index] as usize;
-                if std::mem::replace(&mut self.written[block], self.step) == self.step {
+            let written = pos / block_tokens..end.div_ceil(block_tokens);
+            for (index, block) in blocks.iter().enumerate().take(written.end).skip(written.start) {
+                if std::mem::replace(&mut self.written[*block as usize], self.step) == self.step {
                     let at = range.start + index;
                     return Err(invalid(format!(
                         "blocks[{at}]: block {block} is written twice in this step"

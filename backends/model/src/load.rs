@@ -9,7 +9,7 @@ use crate::device::{Attention, Device, Dtype, Matrix};
 use crate::error::Error;
 use crate::matrix::Stored;
 use crate::shard::Shard;
-use crate::transformer::{How, Layer, Linear};
+use crate::transformer::{HeadNorms, How, Layer, Linear};
 use crate::weights::Weights;
 
 /// Where multimodal checkpoints keep their text model.
@@ -209,12 +209,13 @@ impl<'a, D: Device, B: AsRef<[u8]>> Loader<'a, D, B> {
         self.weight(&[whole.row_range(self.shard().split(self.config.vocab))])
     }
 
-    fn qk_norm(&mut self, at: &str) -> Result<Option<(D::Vector, D::Vector)>, Error> {
+    fn qk_norm(&mut self, at: &str) -> Result<Option<HeadNorms<D>>, Error> {
         if !self.config.qk_norm {
             return Ok(None);
         }
         let dim = self.config.heads.dim;
-        Ok(Some((self.norm(&format!("{at}.q_norm"), dim)?, self.norm(&format!("{at}.k_norm"), dim)?)))
+        let query = self.norm(&format!("{at}.q_norm"), dim)?;
+        Ok(Some(HeadNorms { query, key: self.norm(&format!("{at}.k_norm"), dim)? }))
     }
 
     fn norm_if(&mut self, wanted: bool, name: &str, len: usize) -> Result<Option<D::Vector>, Error> {

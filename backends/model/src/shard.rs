@@ -42,10 +42,10 @@ impl Shard {
             )))
         };
         let Heads { query, kv, .. } = config.heads;
-        if query % self.ranks != 0 {
+        if !query.is_multiple_of(self.ranks) {
             return unsupported("query heads", query);
         }
-        if kv % self.ranks != 0 && self.ranks % kv != 0 {
+        if !kv.is_multiple_of(self.ranks) && !self.ranks.is_multiple_of(kv) {
             return unsupported("key and value heads", kv);
         }
         if config.vocab < self.ranks {

@@ -42,11 +42,17 @@ pub(crate) struct Linear<D: Device> {
     pub(crate) bias: Option<D::Vector>,
 }
 
+/// Weights of `dim` each.
+pub(crate) struct HeadNorms<D: Device> {
+    pub(crate) query: D::Vector,
+    pub(crate) key: D::Vector,
+}
+
 pub(crate) struct Layer<D: Device> {
     pub(crate) input_norm: D::Vector,
     /// Rows `[query | key | value]`.
     pub(crate) qkv: Linear<D>,
-    pub(crate) qk_norm: Option<(D::Vector, D::Vector)>,
+    pub(crate) qk_norm: Option<HeadNorms<D>>,
     pub(crate) rope: usize,
     pub(crate) attention: Attention,
     pub(crate) output: Linear<D>,
@@ -60,7 +66,7 @@ pub(crate) struct Layer<D: Device> {
 
 impl<D: Device> Layer<D> {
     pub(crate) fn head_norm(&self, eps: f32) -> Option<QkNorm<'_, D::Vector>> {
-        self.qk_norm.as_ref().map(|(query, key)| QkNorm { query, key, eps })
+        self.qk_norm.as_ref().map(|HeadNorms { query, key }| QkNorm { query, key, eps })
     }
 }
 

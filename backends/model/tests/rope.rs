@@ -1,4 +1,5 @@
 //! Rotary tables against those of transformers (`tests/fixtures/rope.json`).
+#![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
 use tokenmill_backend_model::config::Config;

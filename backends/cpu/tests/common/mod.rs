@@ -78,7 +78,7 @@ impl Model {
                 blocks,
                 kv_dtype: Dtype::F32,
                 max_tokens: context,
-                max_rows: context,
+                max_rows: 64,
                 max_seqs: 4,
                 max_block_refs: 4 * blocks,
                 slots: 1,

@@ -82,7 +82,7 @@ impl RopeConfig {
                 None => f.float_opt("partial_rotary_factor", 1e-6..=1.0)?.unwrap_or(1.0),
             };
         let rotary = (head_dim as f64 * partial) as usize;
-        if rotary == 0 || rotary % 2 != 0 {
+        if rotary == 0 || !rotary.is_multiple_of(2) {
             return Err(f.error(
                 "head_dim",
                 format!("{head_dim} gives {rotary} rotating dimensions, which is not an even number"),
