@@ -85,7 +85,7 @@ impl Device for Cpu {
     }
 
     fn free_memory(&self) -> u64 {
-        crate::system::available_memory() / self.group.ranks() as u64
+        crate::system::available_memory()
     }
 
     fn buffer(&mut self, capacity: usize, cols: usize) -> Result<Buffer, Error> {

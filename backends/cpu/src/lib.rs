@@ -16,6 +16,7 @@ mod math;
 mod memory;
 mod panel;
 mod paths;
+mod platform;
 pub mod probe;
 mod ranks;
 pub mod reference;
@@ -28,3 +29,4 @@ mod threads;
 mod weight;
 
 pub use device::Cpu;
+pub use platform::{CpuPlatform, tm_backend};
