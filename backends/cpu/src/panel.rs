@@ -8,15 +8,15 @@ use crate::simd::{LANES, Simd};
 /// A matrix of 16 columns in memory, read row by row of the inner dimension.
 ///
 /// # Safety
-/// `feed` may read only what the constructor's caller promised.
+/// `read` may read only what the constructor's caller promised.
 pub(crate) unsafe trait Panel: Copy {
-    /// Inner rows that `feed` reads at once.
+    /// Inner rows that `read` reads at once.
     const STEP: usize;
-    /// Calls `f(k + i, values)` for the `STEP` inner rows from `k` on.
+    /// The inner rows `k` and, where `STEP` is 2, `k + 1`.
     ///
     /// # Safety
     /// `k + STEP` is within the matrix.
-    unsafe fn feed<S: Simd>(self, s: S, k: usize, f: impl FnMut(usize, S::V));
+    unsafe fn read<S: Simd>(self, s: S, k: usize) -> (S::V, S::V);
 }
 
 /// Element `(k, n)` at `k * stride + n`.
@@ -42,9 +42,10 @@ pub(crate) struct F16(pub u16);
 unsafe impl Panel for Rows<f32> {
     const STEP: usize = 1;
     #[inline(always)]
-    unsafe fn feed<S: Simd>(self, s: S, k: usize, mut f: impl FnMut(usize, S::V)) {
+    unsafe fn read<S: Simd>(self, s: S, k: usize) -> (S::V, S::V) {
         // SAFETY: the caller keeps `k` within the matrix; a row holds 16 readable elements.
-        f(k, s.load(unsafe { &*self.start.add(k * self.stride).cast::<[f32; LANES]>() }))
+        let row = s.load(unsafe { &*self.start.add(k * self.stride).cast::<[f32; LANES]>() });
+        (row, row)
     }
 }
 
@@ -52,9 +53,10 @@ unsafe impl Panel for Rows<f32> {
 unsafe impl Panel for Rows<u16> {
     const STEP: usize = 1;
     #[inline(always)]
-    unsafe fn feed<S: Simd>(self, s: S, k: usize, mut f: impl FnMut(usize, S::V)) {
+    unsafe fn read<S: Simd>(self, s: S, k: usize) -> (S::V, S::V) {
         // SAFETY: the caller keeps `k` within the matrix; a row holds 16 readable elements.
-        f(k, s.widen_bf16(unsafe { &*self.start.add(k * self.stride).cast::<[u16; LANES]>() }))
+        let row = s.widen_bf16(unsafe { &*self.start.add(k * self.stride).cast::<[u16; LANES]>() });
+        (row, row)
     }
 }
 
@@ -62,9 +64,10 @@ unsafe impl Panel for Rows<u16> {
 unsafe impl Panel for Rows<F16> {
     const STEP: usize = 1;
     #[inline(always)]
-    unsafe fn feed<S: Simd>(self, s: S, k: usize, mut f: impl FnMut(usize, S::V)) {
+    unsafe fn read<S: Simd>(self, s: S, k: usize) -> (S::V, S::V) {
         // SAFETY: the caller keeps `k` within the matrix; a row holds 16 readable elements.
-        f(k, s.widen_f16(unsafe { &*self.start.add(k * self.stride).cast::<[u16; LANES]>() }))
+        let row = s.widen_f16(unsafe { &*self.start.add(k * self.stride).cast::<[u16; LANES]>() });
+        (row, row)
     }
 }
 
@@ -72,12 +75,10 @@ unsafe impl Panel for Rows<F16> {
 unsafe impl Panel for Pairs {
     const STEP: usize = 2;
     #[inline(always)]
-    unsafe fn feed<S: Simd>(self, s: S, k: usize, mut f: impl FnMut(usize, S::V)) {
+    unsafe fn read<S: Simd>(self, s: S, k: usize) -> (S::V, S::V) {
         // SAFETY: the caller keeps `k + 1` within the matrix; a pair of rows holds 32 readable elements.
         let pair = unsafe { &*self.start.add(k / 2 * self.stride).cast::<[u16; 2 * LANES]>() };
-        let (first, second) = s.widen_bf16_pairs(pair);
-        f(k, first);
-        f(k + 1, second);
+        s.widen_bf16_pairs(pair)
     }
 }
 
@@ -98,14 +99,14 @@ pub(crate) unsafe fn accumulate<S: Simd, W: Panel, const R: usize, const P: usiz
     while k < inner {
         for p in 0..P {
             // SAFETY: `k + STEP <= inner`, as `inner` is a multiple of `STEP`.
-            unsafe {
-                panels[p].feed(s, k, |k, w| {
-                    for (r, acc) in acc.iter_mut().enumerate() {
-                        // SAFETY: row `r` and element `k` of `x` are readable by the caller's promise.
-                        let x = s.splat(*x.add(r * stride + k));
-                        acc[p] = s.fma(x, w, acc[p]);
-                    }
-                });
+            let (first, second) = unsafe { panels[p].read(s, k) };
+            for (r, acc) in acc.iter_mut().enumerate() {
+                // SAFETY: row `r` and element `k` of `x` are readable by the caller's promise.
+                acc[p] = s.fma(s.splat(unsafe { *x.add(r * stride + k) }), first, acc[p]);
+                if W::STEP == 2 {
+                    // SAFETY: as above, for element `k + 1`.
+                    acc[p] = s.fma(s.splat(unsafe { *x.add(r * stride + k + 1) }), second, acc[p]);
+                }
             }
         }
         k += W::STEP;

@@ -7,26 +7,58 @@ use crate::simd::{LANES, Simd};
 use std::ops::Range;
 use tokenmill_backend_model::device::Activation;
 
-/// Calls `f` with every 16 lanes of `x` (the last ones filled up with zeros).
-#[inline(always)]
-fn each<S: Simd>(s: S, x: &[f32], mut f: impl FnMut(S::V)) {
-    let (full, rest) = x.as_chunks::<LANES>();
-    full.iter().for_each(|v| f(s.load(v)));
-    if !rest.is_empty() {
-        f(s.load_part(rest, 0.0));
-    }
+/// A function of two numbers. A trait, since a closure would be compiled without the caller's instructions.
+trait Pointwise {
+    fn apply<S: Simd>(&self, s: S, x: S::V, y: S::V) -> S::V;
 }
 
-/// `out[i] = f(x[i], y[i])`, where `out` may be read as `y` through `f`'s second argument.
+/// `out[i] = f(x[i], y[i])`.
 #[inline(always)]
-fn map<S: Simd>(s: S, x: &[f32], y: &[f32], out: &mut [f32], f: impl Fn(S::V, S::V) -> S::V) {
+fn map<S: Simd>(s: S, x: &[f32], y: &[f32], out: &mut [f32], f: impl Pointwise) {
     let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
     let (out, out_rest) = out.as_chunks_mut::<LANES>();
     for ((x, y), out) in x.iter().zip(y).zip(out) {
-        s.store(f(s.load(x), s.load(y)), out);
+        s.store(f.apply(s, s.load(x), s.load(y)), out);
     }
     if !out_rest.is_empty() {
-        s.store_part(f(s.load_part(x_rest, 0.0), s.load_part(y_rest, 0.0)), out_rest);
+        s.store_part(f.apply(s, s.load_part(x_rest, 0.0), s.load_part(y_rest, 0.0)), out_rest);
+    }
+}
+
+/// `x * self * y`.
+struct Scaled(f32);
+
+impl Pointwise for Scaled {
+    #[inline(always)]
+    fn apply<S: Simd>(&self, s: S, x: S::V, y: S::V) -> S::V {
+        s.mul(s.mul(x, s.splat(self.0)), y)
+    }
+}
+
+struct Silu;
+
+impl Pointwise for Silu {
+    #[inline(always)]
+    fn apply<S: Simd>(&self, s: S, gate: S::V, up: S::V) -> S::V {
+        s.mul(s.mul(gate, sigmoid(s, gate)), up)
+    }
+}
+
+struct GeluTanh;
+
+impl Pointwise for GeluTanh {
+    #[inline(always)]
+    fn apply<S: Simd>(&self, s: S, gate: S::V, up: S::V) -> S::V {
+        s.mul(gelu_tanh(s, gate), up)
+    }
+}
+
+struct Gelu;
+
+impl Pointwise for Gelu {
+    #[inline(always)]
+    fn apply<S: Simd>(&self, s: S, gate: S::V, up: S::V) -> S::V {
+        s.mul(gelu(s, gate), up)
     }
 }
 
@@ -34,19 +66,22 @@ fn map<S: Simd>(s: S, x: &[f32], y: &[f32], out: &mut [f32], f: impl Fn(S::V, S:
 #[inline(always)]
 fn inverse_rms<S: Simd>(s: S, x: &[f32], eps: f32) -> f32 {
     let mut sums = [s.splat(0.0); 2];
-    let mut i = 0;
-    each(s, x, |v| {
+    let (full, rest) = x.as_chunks::<LANES>();
+    for (i, x) in full.iter().enumerate() {
+        let v = s.load(x);
         sums[i % 2] = s.fma(v, v, sums[i % 2]);
-        i += 1;
-    });
+    }
+    if !rest.is_empty() {
+        let v = s.load_part(rest, 0.0);
+        sums[full.len() % 2] = s.fma(v, v, sums[full.len() % 2]);
+    }
     1.0 / (s.sum(s.add(sums[0], sums[1])) / x.len() as f32 + eps).sqrt()
 }
 
 /// `out = x / sqrt(mean(x²) + eps) * weight` (arXiv 1910.07467).
 #[inline(always)]
 pub(crate) fn rms_norm<S: Simd>(s: S, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    let scale = s.splat(inverse_rms(s, x, eps));
-    map(s, x, weight, out, |x, w| s.mul(s.mul(x, scale), w));
+    map(s, x, weight, out, Scaled(inverse_rms(s, x, eps)));
 }
 
 /// `rms_norm` of one head in place.
@@ -138,9 +173,9 @@ impl Kernel for Gate<'_> {
             // SAFETY: chunks hold disjoint rows.
             let out = unsafe { self.out.part(r * n..(r + 1) * n) };
             match self.activation {
-                Activation::Silu => map(s, gate, up, out, |g, u| s.mul(s.mul(g, sigmoid(s, g)), u)),
-                Activation::GeluTanh => map(s, gate, up, out, |g, u| s.mul(gelu_tanh(s, g), u)),
-                Activation::Gelu => map(s, gate, up, out, |g, u| s.mul(gelu(s, g), u)),
+                Activation::Silu => map(s, gate, up, out, Silu),
+                Activation::GeluTanh => map(s, gate, up, out, GeluTanh),
+                Activation::Gelu => map(s, gate, up, out, Gelu),
             }
         }
     }

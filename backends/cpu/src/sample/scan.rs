@@ -31,14 +31,12 @@ impl Kernel for Scan<'_> {
         let mut largest = s.splat(lowest);
         for group in self.logits.chunks(GROUP) {
             let mut most = s.splat(lowest);
-            let mut see = |x| {
+            let (full, rest) = group.as_chunks::<LANES>();
+            let rest = (!rest.is_empty()).then(|| filled(rest));
+            for x in full.iter().chain(&rest) {
+                let x = s.load(x);
                 most = s.max(x, most);
                 broken = s.max(broken, s.select_lt(x, s.splat(f32::INFINITY), s.splat(0.0), s.splat(1.0)));
-            };
-            let (full, rest) = group.as_chunks::<LANES>();
-            full.iter().for_each(|x| see(s.load(x)));
-            if !rest.is_empty() {
-                see(s.load_part(rest, lowest));
             }
             largest = s.max(largest, most);
             self.maxima.push(s.max_lane(most));
@@ -110,25 +108,30 @@ impl Kernel for Weigh<'_> {
         for (logits, weights) in self.logits.chunks(BLOCK).zip(self.weights.chunks_mut(BLOCK)) {
             let mut sum = zero;
             let mut reach = [zero; STEPS.len()];
-            let mut weigh = |x| {
+            for (x, out) in logits.chunks(LANES).zip(weights.chunks_mut(LANES)) {
+                let x = s.load(&filled(x));
                 let w = exp(s, s.div(s.sub(x, largest), temperature));
                 let w = s.select_lt(w, least, zero, w);
                 sum = s.add(sum, w);
                 for (reach, step) in reach.iter_mut().zip(STEPS) {
                     *reach = s.add(*reach, s.select_lt(w, s.splat(step), zero, w));
                 }
-                w
-            };
-            let ((x, x_rest), (w, w_rest)) = (logits.as_chunks::<LANES>(), weights.as_chunks_mut::<LANES>());
-            for (x, w) in x.iter().zip(w) {
-                s.store(weigh(s.load(x)), w);
-            }
-            if !w_rest.is_empty() {
-                s.store_part(weigh(s.load_part(x_rest, f32::NEG_INFINITY)), w_rest);
+                match <&mut [f32; LANES]>::try_from(&mut *out) {
+                    Ok(out) => s.store(w, out),
+                    Err(_) => s.store_part(w, out),
+                }
             }
             self.sums.push(f64::from(s.sum(sum)));
             coarse.iter_mut().zip(reach).for_each(|(c, r)| *c += f64::from(s.sum(r)));
         }
         Coarse(coarse)
     }
+}
+
+/// Up to 16 logits, -inf in the rest.
+#[inline(always)]
+fn filled(logits: &[f32]) -> [f32; LANES] {
+    let mut full = [f32::NEG_INFINITY; LANES];
+    full[..logits.len()].copy_from_slice(logits);
+    full
 }
