@@ -28,5 +28,8 @@ mod system;
 mod threads;
 mod weight;
 
+#[cfg(test)]
+mod tests;
+
 pub use device::Cpu;
 pub use platform::{CpuPlatform, tm_backend};

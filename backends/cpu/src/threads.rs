@@ -241,7 +241,9 @@ mod tests {
         for _ in 0..20 {
             std::thread::sleep(Duration::from_millis(1));
             let sum = AtomicUsize::new(0);
-            pool.run(50, |c, _| drop(sum.fetch_add(c, Ordering::Relaxed)));
+            pool.run(50, |c, _| {
+                sum.fetch_add(c, Ordering::Relaxed);
+            });
             assert_eq!(sum.into_inner(), 1225);
         }
     }
@@ -252,7 +254,9 @@ mod tests {
         let caught = catch_unwind(AssertUnwindSafe(|| pool.run(9, |c, _| assert_ne!(c, 5))));
         assert!(caught.is_err());
         let count = AtomicUsize::new(0);
-        pool.run(9, |_, _| drop(count.fetch_add(1, Ordering::Relaxed)));
+        pool.run(9, |_, _| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
         assert_eq!(count.into_inner(), 9);
     }
 }

@@ -47,15 +47,18 @@ pub fn softcap(x: f32, cap: f32) -> f32 {
     (f64::from(cap) * (f64::from(x) / f64::from(cap)).tanh()) as f32
 }
 
-/// The error function: its Maclaurin series near 0, 1 beyond 6, where the rest is below 1e-16.
+/// The error function: its Maclaurin series where that cancels little, else Laplace's continued fraction of 1 - erf.
 fn erf(x: f64) -> f64 {
-    if x.abs() > 6.0 {
-        return x.signum();
+    let sqrt_pi = std::f64::consts::PI.sqrt();
+    let a = x.abs();
+    if a > 2.0 {
+        let fraction = (1..100).rev().fold(a, |k, n| a + f64::from(n) / 2.0 / k);
+        return x.signum() * (1.0 - (-a * a).exp() / sqrt_pi / fraction);
     }
     let (mut term, mut sum) = (x, x);
-    for n in 1..200 {
+    for n in 1..60 {
         term *= -x * x / f64::from(n);
         sum += term / f64::from(2 * n + 1);
     }
-    2.0 / std::f64::consts::PI.sqrt() * sum
+    2.0 / sqrt_pi * sum
 }
