@@ -86,7 +86,7 @@ pub enum Store {
 
 impl Cache {
     pub fn new(shape: CacheShape) -> Result<Cache, Error> {
-        if shape.head_dim % 2 != 0 {
+        if !shape.head_dim.is_multiple_of(2) {
             return Err(Error::Unsupported(format!("head_dim {}: odd", shape.head_dim)));
         }
         // Vectors of 16 may begin at the last 8 dimensions of the last token.

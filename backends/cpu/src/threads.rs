@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 const HELPER_SPIN: Duration = Duration::from_micros(100);
 /// How long the caller spins for chunks still held: beyond this the holder has likely lost its core, and
 /// sleeping gives it ours.
-const CALLER_SPIN: Duration = Duration::from_micros(50);
+const CALLER_SPIN: Duration = Duration::from_micros(10);
 
 /// Elements that take long enough to be worth a chunk: about a microsecond.
 const CHUNK_ELEMENTS: usize = 4096;

@@ -56,6 +56,7 @@ impl Target<'_> {
     /// # Safety
     /// No other thread holds the same part.
     #[inline(always)]
+    #[allow(clippy::mut_from_ref)] // as of `Parts`
     unsafe fn part(&self, row: usize, panel: usize, rows_of_weight: usize) -> (&mut [f32], Option<&[f32]>) {
         let first = panel * PANEL;
         let n = (rows_of_weight - first).min(PANEL);

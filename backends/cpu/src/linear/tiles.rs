@@ -60,7 +60,7 @@ impl Kernel for Multiply<'_> {
     fn run<S: Simd>(self, s: S) {
         let steps = self.inner / INNER;
         let panel_len = PANEL * self.inner;
-        assert!(self.rows.start % (2 * ROWS) == 0 && self.w.len() >= self.panels.end * panel_len);
+        assert!(self.rows.start.is_multiple_of(2 * ROWS) && self.w.len() >= self.panels.end * panel_len);
         assert!(self.x.len() >= self.rows.end.next_multiple_of(ROWS) * self.inner);
         let mut tiles = self.amx.tiles();
         let mut sums = Sums::zero();

@@ -73,7 +73,7 @@ impl Kernel for SumExp<'_> {
 }
 
 /// Weights for which the sum of all that reach them is taken: e^-1, e^-2, e^-4, e^-8.
-const STEPS: [f32; 4] = [0.367_879_45, 0.135_335_28, 0.018_315_639, 3.354_626_3e-4];
+const STEPS: [f32; 4] = [0.367_879_45, 0.135_335_28, 0.018_315_64, 3.354_626_3e-4];
 
 /// Sum of the weights that reach each of `STEPS`.
 pub(super) struct Coarse([f64; STEPS.len()]);
