@@ -8,7 +8,7 @@ use tokenmill_text::{Detokenizer, StopMatcher, Tokenizer};
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum End {
     /// An end token of the model.
-    EndToken,
+    Natural,
     /// One of `stop_token_ids`.
     StopToken(u32),
     /// `stop[i]`.
@@ -103,7 +103,7 @@ impl Choice {
         self.end = Some(match (reason, self.stopped_by) {
             (FinishReason::Stop, Some(token)) if !end_tokens.contains(&token) => End::StopToken(token),
             (FinishReason::Length, _) => End::Length,
-            _ => End::EndToken,
+            _ => End::Natural,
         });
     }
 }

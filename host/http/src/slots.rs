@@ -86,6 +86,7 @@ mod tests {
         drop((first, third));
         assert!(slots.take(one, 3, 2).is_some());
         drop(second);
-        assert_eq!((slots.lock().total, slots.lock().by_ip.len()), (0, 0));
+        let open = slots.lock();
+        assert_eq!((open.total, open.by_ip.len()), (0, 0));
     }
 }
