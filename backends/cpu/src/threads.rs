@@ -14,8 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
-/// How long a helper spins for the next region: longer than the gaps inside a step.
-const HELPER_SPIN: Duration = Duration::from_micros(100);
+/// How long a helper spins for the next region: longer than most gaps inside a step, and short enough that a
+/// helper which shares its core sleeps now and then, and so is not the one the system takes the core from.
+const HELPER_SPIN: Duration = Duration::from_micros(20);
 /// How long the caller spins for chunks still held: beyond this the holder has likely lost its core, and
 /// sleeping gives it ours.
 const CALLER_SPIN: Duration = Duration::from_micros(10);
