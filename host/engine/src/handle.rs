@@ -1,8 +1,9 @@
 //! The way in: queue bound, commands and counters shared with the engine's thread.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::config::Config;
 use crate::event::Output;
 use crate::request::{Limits, Request};
 use crate::stats::Stats;
@@ -53,7 +54,6 @@ pub(crate) struct Shared {
     pub(crate) draining: AtomicBool,
     pub(crate) shutdown: AtomicBool,
     pub(crate) stopped: AtomicBool,
-    pub(crate) steps: AtomicU64,
     pub(crate) limits: Limits,
     pub(crate) samplers: Vec<String>,
     pub(crate) max_waiting: u64,
@@ -61,6 +61,61 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    pub(crate) fn new(limits: Limits, samplers: Vec<String>, config: &Config) -> Self {
+        Self {
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            pending: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            shutdown: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            limits,
+            samplers,
+            max_waiting: u64::from(config.max_waiting),
+            max_waiting_tokens: config.max_waiting_tokens,
+        }
+    }
+
+    /// Moves the commands that came since into an empty list; false if there was no sign of any.
+    pub(crate) fn take(&self, inbox: &mut Vec<Command>) -> bool {
+        let pending = self.pending.swap(false, Ordering::AcqRel);
+        if pending {
+            std::mem::swap(&mut self.queue().commands, inbox);
+        }
+        pending
+    }
+
+    /// Until something is pending.
+    pub(crate) fn sleep(&self) {
+        let mut queue = self.queue();
+        while !self.pending.load(Ordering::Acquire) {
+            queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// New counters; `left` are requests and tokens that are not queued any more.
+    pub(crate) fn publish(&self, stats: &Stats, left: (u64, u64)) {
+        let mut queue = self.queue();
+        queue.stats = *stats;
+        queue.requests -= left.0;
+        queue.tokens -= left.1;
+    }
+
+    /// Draining, and nothing is queued.
+    pub(crate) fn finished(&self) -> bool {
+        self.draining.load(Ordering::Acquire) && self.queue().requests == 0
+    }
+
+    fn check_sampler(&self, request: &Request) -> Result<(), Refused> {
+        match request.attributes.iter().find(|(key, _)| key == "sampler") {
+            Some((_, name)) if !self.samplers.contains(name) => {
+                let message = format!("names {name:?}, which is not loaded");
+                Err(Refused::Invalid { field: "policy.sampler", message })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The queue, also after a panic elsewhere: it is consistent between statements.
     pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -74,10 +129,15 @@ pub struct Handle {
 }
 
 impl Handle {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
     /// Queues a request; its events go to `output`.
     pub fn submit(&self, request: Request, output: Box<dyn Output>) -> Result<RequestId, Refused> {
         let shared = &*self.shared;
         shared.limits.check(&request)?;
+        shared.check_sampler(&request)?;
         let tokens = request.prompt.len() as u64;
         let request = Box::new(request);
         let mut queue = shared.queue();
@@ -117,7 +177,6 @@ impl Handle {
         let queue = shared.queue();
         Stats {
             waiting_tokens: queue.tokens,
-            steps: shared.steps.load(Ordering::Relaxed),
             draining: shared.draining.load(Ordering::Relaxed),
             ..queue.stats
         }

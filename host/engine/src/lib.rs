@@ -8,13 +8,30 @@
 //! I/O. Every KV block id comes from `tokenmill-kv`, and every answer of a policy is checked here.
 #![forbid(unsafe_code)]
 
+mod batch;
+mod config;
+mod deliver;
+mod engine;
 mod event;
 mod handle;
+mod intake;
+mod mix;
+mod place;
+mod plan;
 mod request;
+mod requests;
+mod room;
+mod sampling;
+mod seen;
+mod sequences;
+mod special;
 mod stats;
+mod step;
 
+pub use config::{Config, Error};
+pub use engine::{Engine, Progress};
 pub use event::{Event, Failure, FinishReason, Output, TokenLogprob, Usage};
 pub use handle::{Handle, Refused, RequestId};
 pub use request::{Limits, Request};
 pub use stats::{Blocks, Finished, Stats};
-pub use tokenmill_policy::Params;
+pub use tokenmill_policy::{Params, Samplers};

@@ -49,7 +49,8 @@ pub struct Limits {
 impl Limits {
     /// Whether a request is one that the engine can run; the error names the field.
     pub fn check(&self, request: &Request) -> Result<(), Refused> {
-        let invalid = |field: &'static str, message: &str| Refused::Invalid { field, message: message.to_owned() };
+        let invalid =
+            |field: &'static str, message: &str| Refused::Invalid { field, message: message.to_owned() };
         if request.prompt.is_empty() {
             return Err(invalid("prompt", "must have at least one token"));
         }

@@ -25,12 +25,13 @@ impl Scheduler for Fcfs {
         order.tokens.reserve(view.pending.len());
         for (i, &pending) in view.pending.iter().enumerate() {
             let i = i as u32;
+            let resident = view.resident[i as usize] > 0;
             let tokens = match prompts.next_if(|(prompt, _)| **prompt == i) {
                 Some((_, &share)) => share,
-                None if pending == 1 && view.resident[i as usize] > 0 => 1,
-                None => 0,
+                None => u32::from(pending == 1 && resident),
             };
-            if tokens > 0 {
+            // A prompt that gets nothing now keeps its place all the same.
+            if tokens > 0 || (resident && pending > 0) {
                 order.indices.push(i);
                 order.tokens.push(tokens);
             }
@@ -114,7 +115,7 @@ mod tests {
     #[test]
     fn decoding_sequences_come_before_prompts_whatever_the_order() {
         assert_eq!(plan(10, 9, &[50, 1, 1, 0], &[100, 7, 9, 4]), [(0, 8), (1, 1), (2, 1)]);
-        assert_eq!(plan(2, 9, &[50, 1, 1], &[100, 7, 9]), [(1, 1), (2, 1)]);
+        assert_eq!(plan(2, 9, &[50, 1, 1], &[100, 7, 9]), [(0, 0), (1, 1), (2, 1)]);
     }
 
     #[test]

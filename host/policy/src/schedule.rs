@@ -48,7 +48,7 @@ pub struct Order {
 
 impl Order {
     /// Gives `tokens[i]` to sequence `indices[i]`, in this order. When blocks run out, the running
-    /// sequences that come last here or not at all are preempted.
+    /// sequences that come last here or not at all are preempted; 0 tokens only claims a place.
     pub fn run(&mut self, indices: &[u32], tokens: &[u32]) {
         self.indices.extend_from_slice(indices);
         self.tokens.extend_from_slice(tokens);

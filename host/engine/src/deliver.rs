@@ -1,0 +1,194 @@
+//! What a step sampled goes to the receivers, and what is complete ends.
+
+use crate::batch::{Row, Step};
+use crate::engine::Engine;
+use crate::event::{Event, Failure, FinishReason, TokenLogprob};
+use crate::requests::Live;
+
+/// Scratch for the alternatives of one row.
+#[derive(Default)]
+pub(crate) struct Top {
+    ids: Vec<u32>,
+    logprobs: Vec<f32>,
+    pairs: Vec<(u32, f32)>,
+}
+
+impl Engine {
+    pub(crate) fn deliver(&mut self, step: &mut Option<Step>) {
+        let Some(step) = step else { return };
+        if step.tokens.len() < step.rows.len() {
+            return; // Shut down before the device was done.
+        }
+        for &(reference, tokens) in &step.filled {
+            let Some(sequence) = self.sequences.get(reference) else { continue };
+            // A sequence that was preempted meanwhile has no blocks to remember.
+            if sequence.table.blocks().len() as u32 >= tokens / self.limits.block_tokens {
+                self.pool.commit(&mut sequence.table, &sequence.tokens[..tokens as usize]);
+            }
+        }
+        for nth in 0..step.rows.len() {
+            let row = step.rows[nth];
+            let Some(sequence) = self.sequences.get(row.sequence) else { continue };
+            if row.at < sequence.prompt {
+                self.score(step, nth);
+            } else {
+                self.token(step, nth);
+            }
+        }
+        for &reference in &step.scored {
+            let Some(request) = self.sequences.get(reference).map(|sequence| sequence.request) else {
+                continue;
+            };
+            self.complete_prompt(request);
+        }
+    }
+
+    /// The next token of a branch.
+    fn token(&mut self, step: &Step, nth: usize) {
+        let Row { sequence: reference, at } = step.rows[nth];
+        let (token, logprob) = (step.tokens[nth], step.logprobs[nth]);
+        let Some(sequence) = self.sequences.get(reference) else { return };
+        let (branch, request) = (sequence.branch, sequence.request);
+        let last = at + 1 >= sequence.limit;
+        sequence.score += logprob;
+        let Some(live) = self.requests.get(request) else { return };
+        let Ok(token) = u32::try_from(token) else {
+            self.fail(request, &Failure::Numerical);
+            return;
+        };
+        let mut listening = live.prompted || prompt(live, self.now_us);
+        live.usage.completion_tokens += 1;
+        self.stats.generated_tokens += 1;
+        let mut top: &[(u32, f32)] = &[];
+        if live.logprobs > 0 {
+            let k = live.logprobs;
+            if let Err(failure) = self.top(step, nth, k) {
+                self.fail(request, &failure);
+                return;
+            }
+            top = &self.top.pairs;
+        }
+        let Some(live) = self.requests.get(request) else { return };
+        listening = listening && live.output.deliver(Event::Token { branch, token, logprob, top });
+        if !listening {
+            self.cancel(request);
+        } else if live.stop.contains(token) {
+            self.finish(reference.slot, FinishReason::Stop);
+        } else if last {
+            self.finish(reference.slot, FinishReason::Length);
+        }
+    }
+
+    /// The next log-probability of a prompt.
+    fn score(&mut self, step: &Step, nth: usize) {
+        let Row { sequence: reference, at } = step.rows[nth];
+        let Some(sequence) = self.sequences.get(reference) else { return };
+        let (request, token) = (sequence.request, sequence.tokens[at as usize]);
+        let scores = self.requests.get(request).and_then(|live| live.scores.as_mut());
+        let Some(scores) = scores.filter(|scores| scores.entries.len() == at as usize) else { return };
+        let k = scores.alternatives;
+        if let Err(failure) = self.top(step, nth, k) {
+            self.fail(request, &failure);
+            return;
+        }
+        let entry = TokenLogprob { token, logprob: Some(step.logprobs[nth]), top: self.top.pairs.clone() };
+        if let Some(scores) = self.requests.get(request).and_then(|live| live.scores.as_mut()) {
+            scores.entries.push(entry);
+        }
+    }
+
+    /// Reads the most likely tokens of a row into `self.top`.
+    fn top(&mut self, step: &Step, row: usize, k: u32) -> Result<(), Failure> {
+        let Top { ids, logprobs, pairs } = &mut self.top;
+        pairs.clear();
+        let Some(ticket) = step.ticket.filter(|_| k > 0) else { return Ok(()) };
+        self.model
+            .top_k(ticket, row as u32, k, ids, logprobs)
+            .map_err(|error| Failure::Internal(error.to_string()))?;
+        pairs.extend(ids.iter().copied().zip(logprobs.iter().copied()));
+        Ok(())
+    }
+
+    /// A request that wants nothing but its prompt.
+    fn complete_prompt(&mut self, request: u32) {
+        let Some(live) = self.requests.get(request) else { return };
+        live.dormant.clear();
+        self.room.seats -= std::mem::take(&mut live.seats);
+        let branches = live.branches.clone();
+        if !prompt(live, self.now_us) {
+            self.cancel(request);
+            return;
+        }
+        for slot in branches {
+            // The receiver may have gone in between, and the request with it.
+            if self.requests.peek(request).is_some_and(|live| live.branches.contains(&slot)) {
+                self.finish(slot, FinishReason::Length);
+            }
+        }
+    }
+
+    /// Ends a branch, and its request with the last.
+    pub(crate) fn finish(&mut self, slot: u32, reason: FinishReason) {
+        let sequence = self.remove_sequence(slot);
+        match reason {
+            FinishReason::Stop => self.stats.finished.stop += 1,
+            FinishReason::Length => self.stats.finished.length += 1,
+            FinishReason::Ended => self.stats.finished.ended += 1,
+        }
+        let Some(live) = self.requests.get(sequence.1) else { return };
+        live.branches.retain(|&other| other != slot);
+        if !live.output.deliver(Event::Finished { branch: sequence.0, reason }) {
+            self.cancel(sequence.1);
+        } else if live.branches.is_empty()
+            && let Some(mut live) = self.requests.remove(sequence.1)
+        {
+            live.usage.total_us = self.now_us.saturating_sub(live.arrived_us);
+            live.output.deliver(Event::Done(live.usage));
+        }
+    }
+
+    /// Ends a request without another word.
+    pub(crate) fn cancel(&mut self, request: u32) {
+        if self.remove_request(request).is_some() {
+            self.stats.finished.cancelled += 1;
+        }
+    }
+
+    pub(crate) fn fail(&mut self, request: u32, failure: &Failure) {
+        if let Some(mut live) = self.remove_request(request) {
+            self.stats.finished.failed += 1;
+            live.output.deliver(Event::Failed(failure));
+        }
+    }
+
+    fn remove_request(&mut self, request: u32) -> Option<Box<Live>> {
+        let live = self.requests.remove(request)?;
+        self.room.seats -= live.seats;
+        for &slot in &live.branches {
+            self.remove_sequence(slot);
+        }
+        if !live.started {
+            self.left_queue.0 += 1;
+            self.left_queue.1 += u64::from(live.usage.prompt_tokens);
+        }
+        Some(live)
+    }
+
+    /// Frees a sequence's blocks at once: later steps run after those in flight. Returns branch and request.
+    fn remove_sequence(&mut self, slot: u32) -> (u32, u32) {
+        let index = self.sequences.slots[slot as usize].index as usize;
+        self.room.seats -= u32::from(self.sequences.resident[index] > 0);
+        let mut sequence = self.sequences.remove(slot);
+        self.pool.free(&mut sequence.table);
+        self.finished.push(sequence.id);
+        (sequence.branch, sequence.request)
+    }
+}
+
+/// Tells of the prompt; whether the receiver is still there.
+fn prompt(live: &mut Live, now_us: u64) -> bool {
+    live.prompted = true;
+    live.usage.first_token_us = now_us.saturating_sub(live.arrived_us);
+    let logprobs = live.scores.as_ref().map_or(&[][..], |scores| &scores.entries);
+    live.output.deliver(Event::Prompt { cached_tokens: live.usage.cached_tokens, logprobs })
+}

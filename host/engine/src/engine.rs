@@ -1,0 +1,184 @@
+//! The engine's state, and the thread that owns it.
+
+use std::sync::Arc;
+
+use tokenmill_backend::Model;
+use tokenmill_kv::Pool;
+use tokenmill_policy::schedule::Order;
+use tokenmill_policy::{Fcfs, Samplers, Scheduler};
+
+use crate::batch::{Columns, Step};
+use crate::config::{Config, Error};
+use crate::deliver::Top;
+use crate::handle::{Command, Handle, Shared};
+use crate::request::Limits;
+use crate::requests::Requests;
+use crate::room::Room;
+use crate::sampling::Sampling;
+use crate::sequences::Sequences;
+use crate::stats::Stats;
+
+/// What a call of [`Engine::step`] found to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    Worked,
+    /// Nothing to do until a command comes.
+    Idle,
+    /// Shut down, drained, or without a device: nothing will ever be done again.
+    Stopped,
+}
+
+/// All state. Stepped by hand in tests; [`Engine::run`] is the loop of its thread.
+pub struct Engine {
+    pub(crate) model: Model,
+    pub(crate) config: Config,
+    pub(crate) limits: Limits,
+    pub(crate) scheduler: Box<dyn Scheduler>,
+    pub(crate) fallback: Fcfs,
+    pub(crate) samplers: Samplers,
+    pub(crate) pool: Pool,
+    pub(crate) sequences: Sequences,
+    pub(crate) requests: Requests,
+    /// Ids of sequences that ended, for the scheduler's next call.
+    pub(crate) finished: Vec<u64>,
+    pub(crate) order: Order,
+    pub(crate) room: Room,
+    pub(crate) columns: Columns,
+    pub(crate) sampling: Sampling,
+    pub(crate) in_flight: Option<Step>,
+    /// Steps to use again, for their memory.
+    pub(crate) spare: Vec<Step>,
+    pub(crate) serial: u32,
+    pub(crate) top: Top,
+    pub(crate) inbox: Vec<Command>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) stats: Stats,
+    /// Requests and prompt tokens that left the queue since its counts were brought up to date.
+    pub(crate) left_queue: (u64, u64),
+    pub(crate) now_us: u64,
+    pub(crate) stopped: bool,
+}
+
+impl Engine {
+    pub fn new(
+        model: Model,
+        scheduler: Box<dyn Scheduler>,
+        samplers: Samplers,
+        config: Config,
+    ) -> Result<Self, Error> {
+        let info = model.info();
+        let max_batched_tokens = config.max_batched_tokens.min(info.max_tokens);
+        // Every running sequence can have its token and its row in every step.
+        let max_seqs = config.max_seqs.min(info.max_seqs).min(info.max_rows).min(max_batched_tokens);
+        // Every sequence fits in the pool when it is alone.
+        let pool_tokens = u64::from(info.n_blocks) * u64::from(info.block_tokens);
+        let max_model_len = config.max_model_len.min(info.max_context);
+        let max_model_len = u64::from(max_model_len).min(pool_tokens) as u32;
+        for (field, value) in [
+            ("max_batched_tokens", max_batched_tokens),
+            ("max_seqs", max_seqs),
+            ("max_model_len", max_model_len),
+            ("max_waiting", config.max_waiting),
+            ("depth", config.depth.min(info.depth)),
+        ] {
+            if value == 0 {
+                return Err(Error::Zero { field });
+            }
+        }
+        let depth = config.depth.min(info.depth).min(2);
+        let config = Config { max_seqs, max_batched_tokens, max_model_len, depth, ..config };
+        let limits = Limits {
+            vocab: info.vocab,
+            max_model_len,
+            max_branches: max_seqs,
+            n_blocks: info.n_blocks,
+            block_tokens: info.block_tokens,
+        };
+        let names = samplers.names().map(str::to_owned).collect();
+        Ok(Self {
+            pool: Pool::new(info.n_blocks, info.block_tokens),
+            room: Room::new(&config, info.max_rows, info.block_tokens),
+            shared: Arc::new(Shared::new(limits, names, &config)),
+            model,
+            config,
+            limits,
+            scheduler,
+            fallback: Fcfs::default(),
+            samplers,
+            sequences: Sequences::default(),
+            requests: Requests::default(),
+            finished: Vec::new(),
+            order: Order::default(),
+            columns: Columns::default(),
+            sampling: Sampling::default(),
+            in_flight: None,
+            spare: vec![Step::default(), Step::default()],
+            serial: 0,
+            top: Top::default(),
+            inbox: Vec::new(),
+            stats: Stats::default(),
+            left_queue: (0, 0),
+            now_us: 0,
+            stopped: false,
+        })
+    }
+
+    pub fn handle(&self) -> Handle {
+        Handle::new(self.shared.clone())
+    }
+
+    /// Steps until it is stopped, and sleeps while there is nothing to do. `clock` gives microseconds
+    /// that never fall.
+    pub fn run(mut self, mut clock: impl FnMut() -> u64) {
+        loop {
+            match self.step(clock()) {
+                Progress::Worked => {}
+                Progress::Idle => self.shared.sleep(),
+                Progress::Stopped => return,
+            }
+        }
+    }
+
+    /// Integrity of blocks and sequences; must hold between any two steps.
+    pub fn check(&self) -> Result<(), String> {
+        self.pool.check(self.sequences.live().map(|sequence| &sequence.table))?;
+        self.sequences.check()?;
+        self.check_seats()?;
+        for sequence in self.sequences.live() {
+            let live = self.requests.peek(sequence.request);
+            if !live.is_some_and(|live| live.branches.contains(&self.slot_of(sequence.index))) {
+                return Err(format!("sequence {} is not a branch of its request", sequence.id));
+            }
+        }
+        Ok(())
+    }
+
+    fn slot_of(&self, index: u32) -> u32 {
+        self.sequences.own[index as usize].slot
+    }
+
+    fn check_seats(&self) -> Result<(), String> {
+        let running = self.sequences.resident.iter().filter(|&&resident| resident > 0).count();
+        let held: u32 = self
+            .requests
+            .live()
+            .iter()
+            .filter_map(|&slot| self.requests.peek(slot))
+            .map(|live| live.seats)
+            .sum();
+        if running as u32 + held != self.room.seats {
+            return Err(format!(
+                "{running} sequences run and {held} seats are held, {} counted",
+                self.room.seats
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Engine {
+    /// Whoever still waits for an event gets its last one.
+    fn drop(&mut self) {
+        self.stop(&crate::event::Failure::Shutdown);
+    }
+}

@@ -1,0 +1,159 @@
+//! Commands: requests come in, and end early.
+
+use std::sync::atomic::Ordering;
+
+use tokenmill_backend::abi;
+use tokenmill_policy::Params;
+
+use crate::engine::Engine;
+use crate::event::{Event, Failure, FinishReason, Output, TokenLogprob, Usage};
+use crate::handle::{Command, RequestId};
+use crate::mix::mix;
+use crate::request::Request;
+use crate::requests::{Live, Scores, Stop};
+use crate::seen::Seen;
+use crate::sequences::{Arrival, Sequence};
+
+impl Engine {
+    pub(crate) fn take_commands(&mut self) {
+        if !self.shared.take(&mut self.inbox) {
+            return;
+        }
+        let mut commands = std::mem::take(&mut self.inbox);
+        for command in commands.drain(..) {
+            match command {
+                Command::Submit { id, request, output } => self.add(id, *request, output),
+                Command::Cancel(id) => {
+                    if let Some(request) = self.requests.find(id) {
+                        self.cancel(request);
+                    }
+                }
+                Command::EndBranch(id, branch) => self.end_branch(id, branch),
+            }
+        }
+        self.inbox = commands;
+        if self.shared.shutdown.load(Ordering::Acquire) {
+            self.stop(&Failure::Shutdown);
+        }
+    }
+
+    /// Fails requests that were queued and never taken in.
+    pub(crate) fn refuse_commands(&mut self, failure: &Failure) {
+        self.shared.take(&mut self.inbox);
+        for command in self.inbox.drain(..) {
+            if let Command::Submit { request, mut output, .. } = command {
+                output.deliver(Event::Failed(failure));
+                self.stats.finished.failed += 1;
+                self.left_queue.0 += 1;
+                self.left_queue.1 += request.prompt.len() as u64;
+            }
+        }
+    }
+
+    fn add(&mut self, id: RequestId, mut request: Request, output: Box<dyn Output>) {
+        let prompt = std::mem::take(&mut request.prompt);
+        let tokens = prompt.len() as u32;
+        let limit = tokens.saturating_add(request.max_tokens).min(self.limits.max_model_len);
+        let arrival = Arrival {
+            pending: tokens,
+            arrived_us: self.now_us,
+            priority: request.priority,
+            tenant: request.tenant,
+            deadline_us: request.deadline_us.unwrap_or(u64::MAX),
+            limit,
+            special: request.n > 1 || request.prompt_logprobs.is_some() || request.max_tokens == 0,
+        };
+        let live = self.live(id, &mut request, &prompt, output);
+        let adjusted = !live.params.logit_bias.is_empty() || live.min_tokens > 0 || live.params.penalises();
+        let seen = live.params.penalises().then(|| {
+            let listed: &[u32] = if live.params.repetition == 1.0 { &[] } else { &prompt };
+            Box::new(Seen::with_prompt(listed, limit.min(self.limits.vocab) as usize))
+        });
+        let seed = mix(self.config.seed, live.params.seed);
+        let slot = self.requests.add(live);
+        let mut branches = Vec::with_capacity(request.n as usize);
+        for branch in 0..request.n {
+            let sequence = Sequence {
+                request: slot,
+                branch,
+                prompt: tokens,
+                limit,
+                seed: mix(seed, u64::from(branch)),
+                adjusted,
+                seen: seen.clone(),
+                ..Sequence::default()
+            };
+            // The others begin when the first has computed the prompt.
+            let first = branch == 0;
+            let pending = if first { tokens } else { 0 };
+            branches.push(
+                self.sequences
+                    .add(Arrival { pending, special: first && arrival.special, ..arrival }, sequence),
+            );
+        }
+        self.sequences.slots[branches[0] as usize].tokens = prompt;
+        if let Some(live) = self.requests.get(slot) {
+            live.dormant = branches[1..].to_vec();
+            live.branches = branches;
+        }
+    }
+
+    fn live(&self, id: RequestId, request: &mut Request, prompt: &[u32], output: Box<dyn Output>) -> Live {
+        let first = TokenLogprob { token: prompt[0], logprob: None, top: Vec::new() };
+        let scores = |alternatives| Scores { alternatives, entries: vec![first] };
+        let attribute = |key| request.attributes.iter().find(|(name, _)| name == key).map(|(_, value)| value);
+        Live {
+            id,
+            output,
+            row: row(&request.sampling),
+            sampler: attribute("sampler").and_then(|name| self.samplers.position(name)),
+            params: std::mem::take(&mut request.sampling),
+            min_tokens: request.min_tokens,
+            stop: Stop::new(&request.stop_tokens),
+            logprobs: request.logprobs.unwrap_or(0),
+            scores: request.prompt_logprobs.map(scores),
+            branches: Vec::new(),
+            dormant: Vec::new(),
+            seats: 0,
+            salt: salt(request.tenant, request.cache_salt),
+            arrived_us: self.now_us,
+            started: false,
+            prompted: false,
+            usage: Usage { prompt_tokens: prompt.len() as u32, ..Usage::default() },
+            attributes: std::mem::take(&mut request.attributes),
+        }
+    }
+
+    /// A branch that has not begun is left alone: it has no text to stop at.
+    fn end_branch(&mut self, id: RequestId, branch: u32) {
+        let Some(live) = self.requests.find(id).and_then(|request| self.requests.peek(request)) else {
+            return;
+        };
+        if !live.dormant.is_empty() {
+            return;
+        }
+        let is = |slot: &&u32| self.sequences.slots[**slot as usize].branch == branch;
+        if let Some(&slot) = live.branches.iter().find(is) {
+            self.finish(slot, FinishReason::Ended);
+        }
+    }
+}
+
+/// The request's parameters as the device wants them.
+fn row(params: &Params) -> abi::Row {
+    abi::Row {
+        temperature: params.temperature,
+        top_p: params.top_p,
+        min_p: params.min_p,
+        repetition: params.repetition,
+        presence: params.presence,
+        frequency: params.frequency,
+        top_k: params.top_k,
+        ..abi::Row::default()
+    }
+}
+
+/// Whose prefixes a request may share.
+fn salt(tenant: u64, cache_salt: u64) -> u64 {
+    if tenant == 0 && cache_salt == 0 { 0 } else { mix(mix(1, tenant), cache_salt) }
+}
