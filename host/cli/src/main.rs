@@ -1,2 +1,56 @@
-//! The `tokenmill` binary.
-fn main() {}
+//! The `tokenmill` binary: flags become a model, a backend, an engine and a server.
+//!
+//! Invariant: wiring only; nothing here decides how a request is served.
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, reason = "a command speaks to the terminal")]
+
+mod args;
+mod backend;
+mod bench;
+mod generation;
+mod models;
+mod progress;
+mod run;
+mod serve;
+mod wiring;
+
+use clap::{Parser, Subcommand};
+
+/// An LLM inference server: OpenAI HTTP API in front, policies as plugins, compute as a loadable library.
+#[derive(Parser)]
+#[command(name = "tokenmill", version, propagate_version = true)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve a model over the OpenAI HTTP API.
+    Serve(serve::Serve),
+    /// Answer one prompt on the terminal.
+    Run(run::Run),
+    /// Get a model into the cache.
+    Pull(models::Pull),
+    /// List the models in the cache.
+    Models,
+    /// Look at a backend library.
+    #[command(subcommand)]
+    Backend(backend::Backend),
+    /// Measure prefill and decode speed of a model on a backend.
+    Bench(bench::Bench),
+}
+
+fn main() -> anyhow::Result<()> {
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_env("TOKENMILL_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
+    match Args::parse().command {
+        Command::Serve(serve) => serve.run(),
+        Command::Run(run) => run.run(),
+        Command::Pull(pull) => pull.run(),
+        Command::Models => models::list(),
+        Command::Backend(backend) => backend.run(),
+        Command::Bench(bench) => bench.run(),
+    }
+}

@@ -1,0 +1,169 @@
+//! `tokenmill serve`: a model behind the OpenAI HTTP API, until a signal ends it.
+
+use crate::{
+    args::{self, EngineArgs, ModelArgs},
+    generation, models, wiring,
+};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use std::{net::SocketAddr, path::Path, sync::Arc};
+use tokenmill_engine::Handle;
+use tokenmill_http::{App, Card, Limits};
+use tokenmill_text::{ChatTemplate, Tokenizer};
+use tokio::{
+    net::{TcpListener, lookup_host},
+    signal::unix::{Signal, SignalKind, signal},
+};
+
+/// Threads that speak HTTP; the rest of the machine computes.
+const HTTP_THREADS: usize = 2;
+
+#[derive(Args)]
+pub(crate) struct Serve {
+    /// A model's folder, or its name; SmolLM2-135M-Instruct if not given.
+    model: Option<String>,
+    /// Address to listen on. Set --api-key before you open it to others.
+    #[arg(long, default_value = "127.0.0.1")]
+    host: String,
+    /// Port to listen on; 0 takes a free one.
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// Clients must send this key as a bearer token; may be given several times.
+    #[arg(long, env = "TOKENMILL_API_KEY", hide_env_values = true)]
+    api_key: Vec<String>,
+    /// What the model is called in requests; the first name is used in answers.
+    #[arg(long, num_args = 1..)]
+    served_model_name: Vec<String>,
+    /// Serve token ids only: the folder needs no tokenizer.
+    #[arg(long)]
+    skip_tokenizer_init: bool,
+    #[command(flatten)]
+    how: ModelArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+impl Serve {
+    pub(crate) fn run(self) -> Result<()> {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(HTTP_THREADS).enable_all().build()?;
+        // The port first: a taken one should not cost a model's loading time.
+        let listener = runtime.block_on(self.listen())?;
+        let asked = args::model_or_default(self.model.as_ref());
+        let dir = models::resolve(&asked, self.how.dtype.unwrap_or_default())?.path;
+        let app = self.app(&dir, &asked)?;
+        let model = wiring::load(&dir, &self.how, &self.engine)?;
+        let (engine, thread) = wiring::start(model, self.how.max_model_len, &self.engine)?;
+        announce(listener.local_addr()?, &app.card.name, app.tokenizer.is_some());
+        runtime.block_on(async {
+            let signals = Signals::new()?;
+            tokenmill_http::serve(listener, app.with(engine), signals.first())
+                .await
+                .context("the server stopped")
+        })?;
+        thread.join().map_err(|_| anyhow::anyhow!("the engine panicked"))?;
+        Ok(())
+    }
+
+    async fn listen(&self) -> Result<TcpListener> {
+        let wanted = format!("{}:{}", self.host, self.port);
+        let mut addresses =
+            lookup_host(&wanted).await.with_context(|| format!("--host {}: no such address", self.host))?;
+        let address = addresses.next().with_context(|| format!("--host {}: no such address", self.host))?;
+        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {wanted}"))
+    }
+
+    /// All of the server but its engine.
+    fn app(&self, dir: &Path, asked: &str) -> Result<Unstarted> {
+        let tokenizer = match self.skip_tokenizer_init {
+            true => None,
+            false => Some(Arc::new(
+                Tokenizer::from_dir(dir).context("--skip-tokenizer-init serves a model without one")?,
+            )),
+        };
+        let template = if tokenizer.is_some() { ChatTemplate::from_dir(dir)? } else { None };
+        let mut names = self.served_model_name.clone();
+        if names.is_empty() {
+            names.push(args::short_name(asked));
+        }
+        if self.api_key.iter().any(String::is_empty) {
+            bail!("--api-key must not be empty");
+        }
+        let end_tokens = tokenizer.as_ref().map(|tokenizer| tokenizer.eos_ids().to_vec());
+        let card = Card { name: names.remove(0), aliases: names, end_tokens: end_tokens.unwrap_or_default() };
+        Ok(Unstarted {
+            card,
+            tokenizer,
+            template,
+            defaults: generation::defaults(dir)?,
+            api_keys: self.api_key.clone(),
+        })
+    }
+}
+
+struct Unstarted {
+    card: Card,
+    tokenizer: Option<Arc<Tokenizer>>,
+    template: Option<ChatTemplate>,
+    defaults: tokenmill_http::Defaults,
+    api_keys: Vec<String>,
+}
+
+impl Unstarted {
+    fn with(self, engine: Handle) -> App {
+        App {
+            engine,
+            card: self.card,
+            tokenizer: self.tokenizer,
+            template: self.template,
+            template_kwargs: Vec::new(),
+            defaults: self.defaults,
+            api_keys: self.api_keys,
+            seed: None,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// The first SIGTERM or SIGINT drains; the second ends the process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    async fn first(mut self) {
+        self.next().await;
+        tracing::info!("finishing what runs; a second signal stops at once");
+        tokio::spawn(async move {
+            self.next().await;
+            std::process::exit(130);
+        });
+    }
+}
+
+fn announce(address: SocketAddr, model: &str, text: bool) {
+    println!("{model} is served on http://{address}");
+    let (path, body) = if text {
+        (
+            "chat/completions",
+            format!(
+                r#"{{"model": "{model}", "messages": [{{"role": "user", "content": "Why is the sky blue?"}}]}}"#
+            ),
+        )
+    } else {
+        ("completions", format!(r#"{{"model": "{model}", "prompt": [1, 2, 3], "return_token_ids": true}}"#))
+    };
+    println!("try: curl http://{address}/v1/{path} -H 'content-type: application/json' -d '{body}'");
+}
