@@ -121,7 +121,7 @@ impl<'a> TensorHead<'a> {
         }
         let size =
             (count / self.quant.block()).checked_mul(self.quant.bytes()).ok_or("its size overflows")?;
-        if self.offset % align != 0 {
+        if !self.offset.is_multiple_of(align) {
             return Err(format!("offset {} is not aligned to {align}", self.offset));
         }
         let start = usize::try_from(self.offset).map_err(|_| "its offset is beyond the file")?;
@@ -130,3 +130,6 @@ impl<'a> TensorHead<'a> {
         Ok(Tensor { name: self.name, shape: self.shape, quant: self.quant, data })
     }
 }
+
+#[cfg(test)]
+mod tests;
