@@ -2,7 +2,7 @@
 //!
 //! Invariant: wiring only; nothing here decides how a request is served.
 #![forbid(unsafe_code)]
-#![allow(clippy::print_stdout, reason = "a command speaks to the terminal")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks to the terminal")]
 
 mod args;
 mod backend;
@@ -15,6 +15,7 @@ mod serve;
 mod wiring;
 
 use clap::{Parser, Subcommand};
+use std::{io::IsTerminal, process::ExitCode};
 
 /// An LLM inference server: OpenAI HTTP API in front, policies as plugins, compute as a loadable library.
 #[derive(Parser)]
@@ -41,16 +42,31 @@ enum Command {
     Bench(bench::Bench),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    let args = Args::parse();
+
     let filter =
         tracing_subscriber::EnvFilter::try_from_env("TOKENMILL_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
-    match Args::parse().command {
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(colours)
+        .with_writer(std::io::stderr)
+        .init();
+    let done = match args.command {
         Command::Serve(serve) => serve.run(),
         Command::Run(run) => run.run(),
         Command::Pull(pull) => pull.run(),
         Command::Models => models::list(),
         Command::Backend(backend) => backend.run(),
         Command::Bench(bench) => bench.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -10,6 +10,7 @@ use serde_json::json;
 use std::{
     io::{IsTerminal, Read, Write},
     sync::{Arc, mpsc},
+    time::Instant,
 };
 use tokenmill_engine::{Event, Output, Request, Usage};
 use tokenmill_text::{Chat, ChatTemplate, Detokenizer, Tokenizer};
@@ -91,8 +92,9 @@ impl Run {
             ..Request::default()
         };
         let (sender, news) = mpsc::channel();
+        let asked = Instant::now();
         handle.submit(request, Box::new(Sender(sender)))?;
-        let result = print(&tokenizer, &news);
+        let result = print(&tokenizer, &news, asked);
         handle.shutdown();
         thread.join().map_err(|_| anyhow::anyhow!("the engine panicked"))?;
         result
@@ -125,26 +127,34 @@ fn read_standard_input() -> Result<String> {
 }
 
 /// Prints tokens as they come, then the speed on standard error.
-fn print(tokenizer: &Arc<Tokenizer>, news: &mpsc::Receiver<News>) -> Result<()> {
+fn print(tokenizer: &Arc<Tokenizer>, news: &mpsc::Receiver<News>, asked: Instant) -> Result<()> {
     let mut text = Detokenizer::new(tokenizer.clone(), true);
     let mut out = std::io::stdout().lock();
+    let mut first = None;
     loop {
         match news.recv().context("the engine stopped")? {
-            News::Token(token) => write!(out, "{}", text.push(token))?,
+            News::Token(token) => {
+                first.get_or_insert_with(Instant::now);
+                write!(out, "{}", text.push(token))?;
+            }
             News::Failed(message) => bail!("{message}"),
             News::Done(usage) => {
                 writeln!(out, "{}", text.flush())?;
-                let decoding = usage.total_us.saturating_sub(usage.first_token_us).max(1) as f64 / 1e6;
-                let speed = f64::from(usage.completion_tokens.saturating_sub(1)) / decoding;
-                tracing::info!(
-                    "{} prompt tokens, first token after {:.0} ms; {} tokens at {speed:.1} tokens/s",
-                    usage.prompt_tokens,
-                    usage.first_token_us as f64 / 1e3,
-                    usage.completion_tokens,
-                );
+                report(&usage, asked, first.unwrap_or(asked));
                 return Ok(());
             }
         }
         out.flush()?;
     }
+}
+
+fn report(usage: &Usage, asked: Instant, first: Instant) {
+    let speed =
+        f64::from(usage.completion_tokens.saturating_sub(1)) / first.elapsed().as_secs_f64().max(1e-6);
+    tracing::info!(
+        "{} prompt tokens, first token after {:.0} ms; {} tokens at {speed:.1} tokens/s",
+        usage.prompt_tokens,
+        (first - asked).as_secs_f64() * 1e3,
+        usage.completion_tokens,
+    );
 }

@@ -41,6 +41,11 @@ fn check_draws(what: &str, logits: &[f32], how: &RowSampling<'_>, seeds: u64) {
     }
 }
 
+/// `null` stands for -inf.
+fn numbers(list: &Value) -> Vec<f32> {
+    list.as_array().unwrap().iter().map(|v| v.as_f64().map_or(f32::NEG_INFINITY, |v| v as f32)).collect()
+}
+
 #[test]
 fn probabilities_equal_those_of_transformers() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/decode/processors.json");
@@ -51,12 +56,7 @@ fn probabilities_equal_those_of_transformers() {
             continue;
         }
         let vector = &file["vectors"][case["vector"].as_str().unwrap()];
-        let logits: Vec<f32> = vector
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|v| v.as_f64().map_or(f32::NEG_INFINITY, |v| v as f32))
-            .collect();
+        let logits: Vec<f32> = numbers(vector);
         let number =
             |name: &str, default: f64| case.get(name).and_then(Value::as_f64).unwrap_or(default) as f32;
         let mut seen: Vec<u32> = case
