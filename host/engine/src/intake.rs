@@ -124,15 +124,15 @@ impl Engine {
         }
     }
 
-    /// A branch that has not begun is left alone: it has no text to stop at.
+    /// A branch without a token yet is left alone: it has no text to stop at.
     fn end_branch(&mut self, id: RequestId, branch: u32) {
         let Some(live) = self.requests.find(id).and_then(|request| self.requests.peek(request)) else {
             return;
         };
-        if !live.dormant.is_empty() {
-            return;
-        }
-        let is = |slot: &&u32| self.sequences.slots[**slot as usize].branch == branch;
+        let is = |slot: &&u32| {
+            let sequence = &self.sequences.slots[**slot as usize];
+            sequence.branch == branch && sequence.tokens.len() > sequence.prompt as usize
+        };
         if let Some(&slot) = live.branches.iter().find(is) {
             self.finish(slot, FinishReason::Ended);
         }

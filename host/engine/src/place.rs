@@ -42,7 +42,7 @@ impl Engine {
         let from = self.sequences.resident[i];
         let to = from + n;
         let first = self.columns.n_tokens();
-        if n == 1 && own.step == self.room.in_flight {
+        if self.sequences.pending[i] == 1 && own.step == self.room.in_flight {
             self.columns.push_token(-1 - own.row as i32);
         } else {
             let tokens = &self.sequences.slots[own.slot as usize].tokens;

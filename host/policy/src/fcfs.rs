@@ -13,8 +13,8 @@ pub struct Fcfs {
     shares: Vec<u32>,
 }
 
-/// No share is smaller, unless less is pending or left: tiny chunks waste a step.
-const LEAST: u32 = 64;
+/// No share is smaller than this part of the budget, unless less is pending or left: tiny chunks waste a step.
+const LEAST: u32 = 8;
 
 impl Scheduler for Fcfs {
     fn plan(&mut self, view: &View<'_>, order: &mut Order) -> Result<(), Error> {
@@ -67,7 +67,11 @@ impl Fcfs {
                 if left == 0 {
                     return;
                 }
-                let most = if all || nth == last { left } else { left.div_ceil(2).max(LEAST).min(left) };
+                let most = if all || nth == last {
+                    left
+                } else {
+                    left.div_ceil(2).max(view.token_budget / LEAST).min(left)
+                };
                 let more = (view.pending[i as usize] - *share).min(most);
                 *share += more;
                 left -= more;
