@@ -2,8 +2,9 @@
 //!
 //! Jinja's own filter escapes HTML; templates written for transformers rely on it not doing so. Models were
 //! trained on Python's spacing (", " and ": ") and on its way to write floats.
+use super::methods::afford;
 use minijinja::{
-    Error, ErrorKind, Value,
+    Error, ErrorKind, State, Value,
     value::{Kwargs, ValueKind},
 };
 
@@ -11,7 +12,12 @@ use minijinja::{
 const MAX_DEPTH: usize = 128;
 
 /// `value | tojson(ensure_ascii, indent, separators, sort_keys)`, all optional and by name (indent by place too).
-pub(super) fn tojson(value: &Value, indent: Option<Value>, kwargs: Kwargs) -> Result<String, Error> {
+pub(super) fn tojson(
+    state: &State,
+    value: &Value,
+    indent: Option<Value>,
+    kwargs: Kwargs,
+) -> Result<String, Error> {
     let indent = match indent {
         Some(indent) => Some(indent),
         None => kwargs.get::<Option<Value>>("indent")?,
@@ -33,7 +39,7 @@ pub(super) fn tojson(value: &Value, indent: Option<Value>, kwargs: Kwargs) -> Re
     let ascii = kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     let sort = kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     kwargs.assert_all_used()?;
-    let mut writer = Writer { out: String::new(), indent, item, key, ascii, sort };
+    let mut writer = Writer { state, out: String::new(), indent, item, key, ascii, sort };
     writer.value(value, 0)?;
     Ok(writer.out)
 }
@@ -42,7 +48,8 @@ fn invalid(reason: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, reason.into())
 }
 
-struct Writer {
+struct Writer<'a> {
+    state: &'a State<'a, 'a>,
     out: String,
     indent: Option<String>,
     item: String,
@@ -51,11 +58,13 @@ struct Writer {
     sort: bool,
 }
 
-impl Writer {
+impl Writer<'_> {
     fn value(&mut self, value: &Value, depth: usize) -> Result<(), Error> {
         if depth > MAX_DEPTH {
             return Err(invalid("tojson: the value nests too deep"));
         }
+        // One string given many times, or deep indents, can make far more text than the value itself.
+        afford(self.state, self.out.len() + value.as_str().map_or(0, str::len))?;
         match value.kind() {
             ValueKind::None => self.out.push_str("null"),
             ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),

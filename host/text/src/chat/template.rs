@@ -1,11 +1,13 @@
 //! Renders a conversation as transformers' `apply_chat_template` does (Jinja with `trim_blocks`, `lstrip_blocks`,
 //! loop controls, Python's string methods, `tojson`, `raise_exception` and `strftime_now`).
 //!
-//! A template comes with the model and counts as hostile: it can open no file, and its fuel bounds both its
-//! instructions and (at 64 bytes a unit) the memory it may make.
-use super::{clock::strftime_now, python_json::tojson};
+//! A template comes with the model and counts as hostile: it can open no file, and its fuel bounds its instructions
+//! and (at 64 bytes a unit) the strings it may make. One hole is known: minijinja 3.1.0 adds and repeats
+//! lists lazily and free of charge (`[s] * 1000000`, `a + a`), and prints or copies them whole later, so a template made
+//! for the purpose can still exhaust memory. Requests cannot bring templates; a model directory can.
+use super::{clock::strftime_now, methods, python_json::tojson};
 use crate::{TextError, file, settings};
-use minijinja::{Environment, Error, ErrorKind, Value, syntax::SyntaxConfig, value::Serde};
+use minijinja::{Environment, Error, ErrorKind, State, Value, syntax::SyntaxConfig, value::Serde};
 use serde_json::{Map, Value as Json};
 use std::path::Path;
 
@@ -67,8 +69,10 @@ impl ChatTemplate {
         let mut environment = Environment::new();
         environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_filter("tojson", |value: &Value, indent, kwargs| tojson(value, indent, kwargs));
+        environment.set_unknown_method_callback(methods::call);
+        environment.add_filter("tojson", |state: &State, value: &Value, indent, kwargs| {
+            tojson(state, value, indent, kwargs)
+        });
         environment.add_function("strftime_now", |format: String| strftime_now(&format));
         environment.add_function("raise_exception", |message: String| -> Result<(), Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
