@@ -34,6 +34,21 @@ struct Lane {
 }
 
 impl Columns {
+    /// Sized once: block tables outgrow this only if many sequences share a prefix.
+    pub(crate) fn new(blocks: u32, max_tokens: u32, max_seqs: u32) -> Self {
+        let (tokens, seqs) = (max_tokens as usize, max_seqs as usize);
+        Self {
+            tokens: Vec::with_capacity(tokens),
+            seq_start: Vec::with_capacity(seqs + 1),
+            seq_pos: Vec::with_capacity(seqs),
+            block_start: Vec::with_capacity(seqs + 1),
+            blocks: Vec::with_capacity(blocks as usize + seqs * SLACK as usize),
+            rows: Vec::with_capacity(tokens),
+            lanes: Vec::with_capacity(seqs),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.seq_pos.is_empty()
     }

@@ -109,7 +109,7 @@ impl Engine {
             requests: Requests::default(),
             finished: Vec::new(),
             order: Order::default(),
-            columns: Columns::default(),
+            columns: Columns::new(limits.n_blocks, max_batched_tokens, max_seqs),
             sampling: Sampling::default(),
             in_flight: None,
             spare: vec![Step::default(), Step::default()],
