@@ -85,6 +85,30 @@ impl Columns {
         self.rows.len() as u32 - 1
     }
 
+    /// The next lane is one token more of the same sequence as in the step before, with the same blocks;
+    /// `None` if it is not. `block` counts those before the position's. Keeps the token's logits and
+    /// returns the row.
+    #[inline(always)]
+    pub(crate) fn continue_lane(
+        &mut self,
+        of: (u32, u32),
+        position: u32,
+        block: u32,
+        token: i32,
+    ) -> Option<u32> {
+        let at = self.seq_pos.len();
+        let lane = self.lanes.get(at).filter(|lane| at < self.kept && (lane.slot, lane.epoch) == of)?;
+        if block >= lane.blocks {
+            return None;
+        }
+        let row = self.rows.len() as u32;
+        self.rows.push(self.tokens.len() as u32);
+        self.tokens.push(token);
+        self.seq_pos.push(position);
+        self.seq_start.push(self.tokens.len() as u32);
+        Some(row)
+    }
+
     /// Ends a lane, whose tokens were pushed before. `n_blocks` is the length of `table`, which is only
     /// looked at if it changed; `most` is the length that a table can have.
     pub(crate) fn push_lane<'a>(
@@ -153,7 +177,8 @@ pub(crate) struct Step {
     pub(crate) ticket: Option<tokenmill_backend::Ticket>,
     /// Counts steps from 1.
     pub(crate) serial: u32,
-    pub(crate) seqs: Vec<Reference>,
+    /// Sequences without a row.
+    pub(crate) silent: Vec<Reference>,
     pub(crate) rows: Vec<Row>,
     /// Sequences whose KV fills a block with this step, and their tokens computed after it.
     pub(crate) filled: Vec<(Reference, u32)>,
@@ -165,7 +190,7 @@ pub(crate) struct Step {
 }
 
 /// A row of a step: it decides the token at position `at` of a sequence.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Row {
     pub(crate) sequence: Reference,
     pub(crate) at: u32,
@@ -174,7 +199,7 @@ pub(crate) struct Row {
 impl Step {
     pub(crate) fn clear(&mut self) {
         self.ticket = None;
-        self.seqs.clear();
+        self.silent.clear();
         self.rows.clear();
         self.filled.clear();
         self.scored.clear();

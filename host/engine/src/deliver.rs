@@ -27,12 +27,8 @@ impl Engine {
             }
         }
         for nth in 0..step.rows.len() {
-            let row = step.rows[nth];
-            let Some(sequence) = self.sequences.get(row.sequence) else { continue };
-            if row.at < sequence.prompt {
-                self.score(step, nth);
-            } else {
-                self.token(step, nth);
+            if !self.pass_on(step, nth) {
+                self.settle(step, nth);
             }
         }
         for &reference in &step.scored {
@@ -43,31 +39,54 @@ impl Engine {
         }
     }
 
-    /// The next token of a branch.
-    fn token(&mut self, step: &Step, nth: usize) {
+    /// Passes a token on if that is all there is to do.
+    fn pass_on(&mut self, step: &Step, nth: usize) -> bool {
         let Row { sequence: reference, at } = step.rows[nth];
-        let (token, logprob) = (step.tokens[nth], step.logprobs[nth]);
+        let Some(sequence) = self.sequences.get(reference) else { return true };
+        let Ok(token) = u32::try_from(step.tokens[nth]) else { return false };
+        let Some(live) = self.requests.get(sequence.request) else { return true };
+        let ends = at + 1 >= sequence.limit || live.stop.contains(token);
+        if ends || at < sequence.prompt || !live.prompted || live.logprobs > 0 {
+            return false;
+        }
+        let logprob = step.logprobs[nth];
+        sequence.score += logprob;
+        live.generated += 1;
+        self.stats.generated_tokens += 1;
+        let event = Event::Token { branch: sequence.branch, token, logprob, top: &[] };
+        if !live.output.deliver(event) {
+            let request = sequence.request;
+            self.cancel(request);
+        }
+        true
+    }
+
+    /// Does the rest: scores of the prompt, first and last tokens, alternatives.
+    fn settle(&mut self, step: &Step, nth: usize) {
+        let Row { sequence: reference, at } = step.rows[nth];
         let Some(sequence) = self.sequences.get(reference) else { return };
         let (branch, request) = (sequence.branch, sequence.request);
+        if at < sequence.prompt {
+            self.score(step, nth);
+            return;
+        }
         let last = at + 1 >= sequence.limit;
+        let logprob = step.logprobs[nth];
         sequence.score += logprob;
-        let Some(live) = self.requests.get(request) else { return };
-        let Ok(token) = u32::try_from(token) else {
+        let Ok(token) = u32::try_from(step.tokens[nth]) else {
             self.fail(request, &Failure::Numerical);
             return;
         };
+        let Some(live) = self.requests.get(request) else { return };
         let mut listening = live.prompted || prompt(live, self.now_us);
-        live.usage.completion_tokens += 1;
+        live.generated += 1;
         self.stats.generated_tokens += 1;
-        let mut top: &[(u32, f32)] = &[];
-        if live.logprobs > 0 {
-            let k = live.logprobs;
-            if let Err(failure) = self.top(step, nth, k) {
-                self.fail(request, &failure);
-                return;
-            }
-            top = &self.top.pairs;
+        let k = live.logprobs;
+        if let Err(failure) = self.top(step, nth, k) {
+            self.fail(request, &failure);
+            return;
         }
+        let top = &self.top.pairs;
         let Some(live) = self.requests.get(request) else { return };
         listening = listening && live.output.deliver(Event::Token { branch, token, logprob, top });
         if !listening {
@@ -142,6 +161,7 @@ impl Engine {
         } else if live.branches.is_empty()
             && let Some(mut live) = self.requests.remove(sequence.1)
         {
+            live.usage.completion_tokens = live.generated;
             live.usage.total_us = self.now_us.saturating_sub(live.arrived_us);
             live.output.deliver(Event::Done(live.usage));
         }

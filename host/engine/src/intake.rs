@@ -65,10 +65,12 @@ impl Engine {
         };
         let live = self.live(id, &mut request, &prompt, output);
         let adjusted = !live.params.logit_bias.is_empty() || live.min_tokens > 0 || live.params.penalises();
-        let seen = live.params.penalises().then(|| {
-            let listed: &[u32] = if live.params.repetition == 1.0 { &[] } else { &prompt };
-            Box::new(Seen::with_prompt(listed, limit.min(self.limits.vocab) as usize))
-        });
+        let most = limit.min(self.limits.vocab) as usize;
+        let listed: Option<&[u32]> = match &live.params {
+            params if !params.penalises() => None,
+            params if params.repetition == 1.0 => Some(&[]),
+            _ => Some(&prompt),
+        };
         let seed = mix(self.config.seed, live.params.seed);
         let slot = self.requests.add(live);
         let mut branches = Vec::with_capacity(request.n as usize);
@@ -80,7 +82,7 @@ impl Engine {
                 limit,
                 seed: mix(seed, u64::from(branch)),
                 adjusted,
-                seen: seen.clone(),
+                seen: listed.map(|listed| Box::new(Seen::with_prompt(listed, most))),
                 ..Sequence::default()
             };
             // The others begin when the first has computed the prompt.
@@ -119,6 +121,7 @@ impl Engine {
             arrived_us: self.now_us,
             started: false,
             prompted: false,
+            generated: 0,
             usage: Usage { prompt_tokens: prompt.len() as u32, ..Usage::default() },
             attributes: std::mem::take(&mut request.attributes),
         }

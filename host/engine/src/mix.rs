@@ -15,3 +15,21 @@ pub(crate) fn mix(seed: u64, value: u64) -> u64 {
 pub(crate) fn row_seed(branch: u64, position: u32) -> u64 {
     branch.wrapping_add(u64::from(position).wrapping_mul(GOLDEN))
 }
+
+/// The seed of the position after the one that `seed` is for.
+pub(crate) fn next_seed(seed: u64) -> u64 {
+    seed.wrapping_add(GOLDEN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_of_positions_follow_each_other() {
+        let branch = mix(3, 4);
+        for position in 0..100 {
+            assert_eq!(next_seed(row_seed(branch, position)), row_seed(branch, position + 1));
+        }
+    }
+}

@@ -11,28 +11,64 @@ impl Engine {
         self.columns.clear();
         self.room.new_step(in_flight);
         for k in 0..self.order.indices.len() {
-            let i = self.order.indices[k] as usize;
-            let wanted = self.order.tokens[k].min(self.sequences.pending[i]).min(self.room.tokens);
-            if wanted == 0 || self.columns.seqs() == self.config.max_seqs {
-                continue;
+            let (i, tokens) = (self.order.indices[k] as usize, self.order.tokens[k]);
+            if tokens > 0 && !self.continues(&mut step, i) {
+                self.place_anew(&mut step, k, i, tokens);
             }
-            let rows = self.room.rows(self.columns.n_rows());
-            if rows < self.rows_at_end(i) || (self.sequences.resident[i] == 0 && !self.start(k, i)) {
-                continue;
-            }
-            let wanted = wanted.min(self.sequences.pending[i]).min(self.scorable(k, i, rows));
-            let from = self.sequences.resident[i];
-            if from + wanted > self.sequences.own[i].covered && !self.grow(k, i, from + wanted) {
-                continue;
-            }
-            self.room.tokens -= wanted;
-            self.push(&mut step, i, wanted);
         }
         if self.columns.is_empty() {
             self.spare.push(step);
         } else {
             self.serial = step.serial;
             self.room.placed = Some(step);
+        }
+    }
+
+    /// Places a sequence that goes on as in the step before: the token sampled there, in the same lane,
+    /// into a block that it has. False if anything is different.
+    #[inline(always)]
+    fn continues(&mut self, step: &mut Step, i: usize) -> bool {
+        let Self { sequences, columns, room, .. } = self;
+        let own = &mut sequences.own[i];
+        let from = sequences.resident[i];
+        let steady =
+            sequences.pending[i] == 1 && own.step == room.in_flight && from < own.covered && !own.special;
+        if !steady || room.tokens == 0 || room.rows(columns.n_rows()) == 0 {
+            return false;
+        }
+        let block = from >> room.block_shift;
+        let Some(row) = columns.continue_lane((own.slot, own.epoch), from, block, -1 - own.row as i32) else {
+            return false;
+        };
+        room.tokens -= 1;
+        let to = from + 1;
+        let sequence = own.reference();
+        if to & room.block_mask == 0 {
+            step.filled.push((sequence, to));
+        }
+        step.rows.push(Row { sequence, at: to });
+        (own.step, own.row) = (step.serial, row);
+        sequences.pending[i] = u32::from(to + 1 < own.limit);
+        sequences.resident[i] = to;
+        sequences.generated[i] += 1;
+        true
+    }
+
+    /// Places a sequence, whatever that takes.
+    fn place_anew(&mut self, step: &mut Step, k: usize, i: usize, tokens: u32) {
+        let wanted = tokens.min(self.sequences.pending[i]).min(self.room.tokens);
+        if wanted == 0 || self.columns.seqs() == self.config.max_seqs {
+            return;
+        }
+        let rows = self.room.rows(self.columns.n_rows());
+        if rows < self.rows_at_end(i) || (self.sequences.resident[i] == 0 && !self.start(k, i)) {
+            return;
+        }
+        let wanted = wanted.min(self.sequences.pending[i]).min(self.scorable(k, i, rows));
+        let to = self.sequences.resident[i] + wanted;
+        if to <= self.sequences.own[i].covered || self.grow(k, i, to) {
+            self.room.tokens -= wanted;
+            self.push(step, i, wanted);
         }
     }
 
@@ -54,7 +90,7 @@ impl Engine {
             }
         }
         let slots = &self.sequences.slots;
-        let shift = self.limits.block_tokens.trailing_zeros();
+        let shift = self.room.block_shift;
         self.columns.push_lane(
             (own.slot, own.epoch),
             from,
@@ -63,18 +99,20 @@ impl Engine {
             || slots[own.slot as usize].table.blocks(),
         );
         let reference = self.sequences.reference(i);
-        step.seqs.push(reference);
-        if from >> shift != to >> shift && self.config.prefix_caching {
+        if from & !self.room.block_mask != to & !self.room.block_mask {
             step.filled.push((reference, to));
         }
         self.sequences.resident[i] = to;
         self.sequences.pending[i] -= n;
         if own.special {
             self.push_special(step, i, from, first);
+            step.silent.push(reference);
         } else if self.sequences.pending[i] == 0 {
             let row = self.columns.push_row(first + n - 1);
             step.rows.push(Row { sequence: reference, at: to });
             self.sequences.expect(i, step.serial, row);
+        } else {
+            step.silent.push(reference);
         }
     }
 

@@ -6,17 +6,24 @@ use tokenmill_policy::Params;
 use crate::event::{Output, TokenLogprob, Usage};
 use crate::handle::RequestId;
 
-/// A request that was taken in and has not ended.
+/// A request that was taken in and has not ended. What every token touches comes first and fills one
+/// cache line.
+#[repr(C, align(64))]
 pub(crate) struct Live {
-    pub(crate) id: RequestId,
     pub(crate) output: Box<dyn Output>,
+    pub(crate) stop: Stop,
+    /// Tokens of all branches.
+    pub(crate) generated: u32,
+    /// Alternatives per token.
+    pub(crate) logprobs: u32,
+    /// The receiver was told of the prompt.
+    pub(crate) prompted: bool,
+    pub(crate) started: bool,
+    pub(crate) id: RequestId,
     /// Its parameters as the device wants them; a row adds its seed.
     pub(crate) row: abi::Row,
     pub(crate) params: Params,
     pub(crate) min_tokens: u32,
-    pub(crate) stop: Stop,
-    /// Alternatives per token.
-    pub(crate) logprobs: u32,
     pub(crate) scores: Option<Scores>,
     /// Slots of its unfinished branches.
     pub(crate) branches: Vec<u32>,
@@ -26,24 +33,22 @@ pub(crate) struct Live {
     pub(crate) seats: u32,
     pub(crate) salt: u64,
     pub(crate) arrived_us: u64,
-    pub(crate) started: bool,
-    pub(crate) prompted: bool,
     pub(crate) usage: Usage,
     /// Index of its sampling policy.
     pub(crate) sampler: Option<usize>,
     pub(crate) attributes: Vec<(String, String)>,
 }
 
-impl Live {
-    pub(crate) fn attribute(&self, key: &str) -> Option<&str> {
-        self.attributes.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
-    }
-}
-
 /// The prompt's log-probabilities, as far as known.
 pub(crate) struct Scores {
     pub(crate) alternatives: u32,
     pub(crate) entries: Vec<TokenLogprob>,
+}
+
+impl Live {
+    pub(crate) fn attribute(&self, key: &str) -> Option<&str> {
+        self.attributes.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+    }
 }
 
 /// Slots of requests.

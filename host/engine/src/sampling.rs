@@ -2,16 +2,18 @@
 
 use tokenmill_backend::abi;
 
-use crate::batch::Step;
+use crate::batch::{Row, Step};
 use crate::engine::Engine;
-use crate::mix::row_seed;
+use crate::mix::{next_seed, row_seed};
 use crate::requests::Live;
-use crate::sequences::Sequence;
+use crate::sequences::{NONE, Sequence};
 
 /// The columns of `tokenmill_backend::Sampling`.
 #[derive(Default)]
 pub(crate) struct Sampling {
     pub(crate) rows: Vec<abi::Row>,
+    /// Whose rows they are, where the next token's differs in the seed alone. Both stay from step to step.
+    of: Vec<Row>,
     pub(crate) bias_token: Vec<u32>,
     pub(crate) bias_value: Vec<f32>,
     seen_token: Vec<u32>,
@@ -20,8 +22,8 @@ pub(crate) struct Sampling {
 }
 
 impl Sampling {
-    pub(crate) fn clear(&mut self) {
-        self.rows.clear();
+    /// All but the rows.
+    fn clear(&mut self) {
         self.bias_token.clear();
         self.bias_value.clear();
         self.seen_token.clear();
@@ -58,6 +60,15 @@ impl Sampling {
         }
     }
 
+    fn set(&mut self, nth: usize, of: Row, parameters: abi::Row) {
+        if nth < self.rows.len() {
+            (self.of[nth], self.rows[nth]) = (of, parameters);
+        } else {
+            self.of.push(of);
+            self.rows.push(parameters);
+        }
+    }
+
     fn bias(&mut self, token: u32, value: f32) {
         self.bias_token.push(token);
         self.bias_value.push(value);
@@ -67,23 +78,34 @@ impl Sampling {
 impl Engine {
     /// One row of parameters for each row of a step.
     pub(crate) fn fill_sampling(&mut self, step: &Step) {
-        let sampling = &mut self.sampling;
+        let Self { sampling, sequences, requests, .. } = self;
         sampling.clear();
-        for row in &step.rows {
+        for (nth, &row) in step.rows.iter().enumerate() {
+            // The row of the token before: only the seed changes.
+            if sampling.of.get(nth) == Some(&Row { at: row.at - 1, ..row }) {
+                sampling.of[nth] = row;
+                sampling.rows[nth].seed = next_seed(sampling.rows[nth].seed);
+                continue;
+            }
             // Whoever ended since then has a row all the same.
             let mut parameters = abi::Row::default();
-            if let Some(sequence) = self.sequences.get(row.sequence) {
+            let mut of = Row { at: NONE, ..row };
+            if let Some(sequence) = sequences.get(row.sequence) {
                 if row.at < sequence.prompt {
                     parameters.forced = sequence.tokens[row.at as usize] as i32;
-                } else if let Some(live) = self.requests.peek(sequence.request) {
+                } else if let Some(live) = requests.get(sequence.request) {
                     parameters = live.row;
                     parameters.seed = row_seed(sequence.seed, row.at);
                     if sequence.adjusted {
                         sampling.adjust(&mut parameters, live, sequence, row.at);
+                    } else {
+                        of = row;
                     }
                 }
             }
-            sampling.rows.push(parameters);
+            sampling.set(nth, of, parameters);
         }
+        sampling.rows.truncate(step.rows.len());
+        sampling.of.truncate(step.rows.len());
     }
 }

@@ -34,6 +34,8 @@ pub(crate) struct Sequences {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Own {
     pub(crate) slot: u32,
+    /// The low half of its id.
+    pub(crate) id: u32,
     /// Tokens at most, the prompt's included.
     pub(crate) limit: u32,
     /// Tokens that its blocks can take without a call to the pool.
@@ -48,12 +50,16 @@ pub(crate) struct Own {
     pub(crate) special: bool,
 }
 
-/// One branch of a request.
+/// One branch of a request. What every step touches comes first and fills one cache line.
 #[derive(Default)]
+#[repr(C, align(64))]
 pub(crate) struct Sequence {
     /// 0: the slot is free.
     pub(crate) id: u64,
-    pub(crate) index: u32,
+    /// Prompt and output, as far as known.
+    pub(crate) tokens: Vec<u32>,
+    /// Penalties apply to these.
+    pub(crate) seen: Option<Box<Seen>>,
     /// Slot of its request.
     pub(crate) request: u32,
     pub(crate) branch: u32,
@@ -61,15 +67,13 @@ pub(crate) struct Sequence {
     pub(crate) prompt: u32,
     /// Tokens at most, the prompt's included.
     pub(crate) limit: u32,
-    /// Prompt and output, as far as known.
-    pub(crate) tokens: Vec<u32>,
-    pub(crate) table: Table,
-    pub(crate) seed: u64,
     /// Sum of the output's log-probabilities.
     pub(crate) score: f32,
+    pub(crate) index: u32,
+    pub(crate) table: Table,
+    pub(crate) seed: u64,
     /// Rows need more than the request's parameters and a seed.
     pub(crate) adjusted: bool,
-    pub(crate) seen: Option<Box<Seen>>,
     /// Tokens that the sampling policy was told of.
     pub(crate) told: u32,
 }
@@ -94,6 +98,12 @@ pub(crate) struct Arrival {
     pub(crate) special: bool,
 }
 
+impl Own {
+    pub(crate) fn reference(&self) -> Reference {
+        Reference { slot: self.slot, id: self.id }
+    }
+}
+
 impl Sequences {
     pub(crate) fn len(&self) -> usize {
         self.ids.len()
@@ -114,7 +124,16 @@ impl Sequences {
         self.tenant.push(arrival.tenant);
         self.deadline_us.push(arrival.deadline_us);
         let Arrival { limit, special, .. } = arrival;
-        self.own.push(Own { slot, limit, covered: 0, epoch: 0, step: NONE, row: 0, special });
+        self.own.push(Own {
+            slot,
+            id: self.next as u32,
+            limit,
+            covered: 0,
+            epoch: 0,
+            step: NONE,
+            row: 0,
+            special,
+        });
         if slot as usize == self.slots.len() {
             self.slots.push(sequence);
         } else {
@@ -179,7 +198,7 @@ impl Sequences {
     }
 
     pub(crate) fn reference(&self, index: usize) -> Reference {
-        Reference { slot: self.own[index].slot, id: self.ids[index] as u32 }
+        self.own[index].reference()
     }
 
     /// The sequence, unless it ended.

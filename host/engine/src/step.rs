@@ -130,7 +130,7 @@ impl Engine {
             Error::NoMemory(text) => Failure::NoMemory(text),
             error => Failure::Internal(error.to_string()),
         };
-        for &reference in &step.seqs {
+        for reference in step.rows.iter().map(|row| row.sequence).chain(step.silent.iter().copied()) {
             if let Some(request) = self.sequences.get(reference).map(|sequence| sequence.request) {
                 self.fail(request, &failure);
             }

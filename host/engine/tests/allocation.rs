@@ -45,9 +45,9 @@ impl Output for Sink {
 
 #[test]
 fn a_steady_step_allocates_nothing() {
-    let penalties =
-        Params { repetition: 1.2, frequency: 0.1, logit_bias: vec![(1, 1.0)], ..Params::default() };
-    for (seqs, sampling) in [(256, Params { temperature: 0.0, ..Params::default() }), (16, penalties)] {
+    let greedy_params = Params { temperature: 0.0, ..Params::default() };
+    let drawn = Params { top_k: 5, logit_bias: vec![(1, 1.0)], ..Params::default() };
+    for (seqs, sampling) in [(256, greedy_params), (16, drawn)] {
         let config = Config { max_seqs: seqs, max_batched_tokens: 2048, ..Config::default() };
         let setup = Setup {
             blocks: seqs * 80,

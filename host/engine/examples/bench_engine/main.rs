@@ -1,16 +1,18 @@
 //! The host's own time per step, over the null backend, and of a prefix lookup; one JSON object on stdout.
 //!
-//! A step of steady decoding is timed whole. Then the backend alone is driven with the same batches, and
-//! its time is subtracted: what is left is planning, the batch, the sampling rows and the delivery.
+//! Steps of steady decoding are timed whole, and every call into the backend apart (`timed.rs`). What is
+//! left when those are subtracted is planning, the batch, the sampling rows and the delivery.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
+
+mod timed;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
-use tokenmill_backend::{Backend, Batch, Load, Model, Sampling, Waited, abi};
+use tokenmill_backend::{Backend, Load, Model};
 use tokenmill_engine::{Config, Engine, Event, Output, Params, Progress, Request, Samplers};
 use tokenmill_kv::{Pool, Table};
 use tokenmill_policy::Fcfs;
@@ -25,14 +27,18 @@ struct Sum(Arc<AtomicU64>);
 impl Output for Sum {
     fn deliver(&mut self, event: Event<'_>) -> bool {
         if let Event::Token { token, .. } = event {
-            self.0.fetch_add(u64::from(token), Ordering::Relaxed);
+            // One thread writes: no need for an atomic addition.
+            self.0.store(self.0.load(Ordering::Relaxed) + u64::from(token), Ordering::Relaxed);
         }
         true
     }
 }
 
 fn main() {
-    let steps: Vec<Value> = [1, 64, 256, 1024, 4096].into_iter().map(step_times).collect();
+    // Without arguments all sizes.
+    let asked: Vec<u32> = std::env::args().skip(1).map(|arg| arg.parse().unwrap()).collect();
+    let sizes = if asked.is_empty() { vec![1, 64, 256, 1024, 4096] } else { asked };
+    let steps: Vec<Value> = sizes.into_iter().map(step_times).collect();
     let report = json!({
         "bench": "engine",
         "block_tokens": BLOCK_TOKENS,
@@ -68,7 +74,7 @@ fn model(seqs: u32, blocks: u32) -> Model {
         options: &format!("blocks={blocks}\ncheck=0\nvocab=32000\nscript={}", script()),
         progress: None,
     };
-    Backend::open(&library()).unwrap().load(&load).unwrap()
+    Backend::from_entry(timed::entry(&library())).unwrap().load(&load).unwrap()
 }
 
 const PERIOD: u32 = 97;
@@ -83,14 +89,14 @@ fn scripted(position: u32) -> u64 {
 
 fn step_times(seqs: u32) -> Value {
     let steps = (400_000 / seqs).clamp(200, 4000);
-    let (mut medians, mut tails, mut wholes, mut right) = (Vec::new(), Vec::new(), Vec::new(), true);
+    let (mut medians, mut tails, mut backend, mut right) = (Vec::new(), Vec::new(), Vec::new(), true);
     for _ in 0..REPEATS {
-        let (whole, sum_right) = engine_steps(seqs, steps);
-        let backend = backend_steps(seqs, steps);
+        let (times, sum_right) = engine_steps(seqs, steps);
         right &= sum_right;
-        wholes.push(percentile(&whole, 50));
-        medians.push(percentile(&whole, 50) - percentile(&backend, 50));
-        tails.push(percentile(&whole, 99) - percentile(&backend, 50));
+        let host: Vec<f64> = times.iter().map(|(host, _)| *host).collect();
+        medians.push(percentile(&host, 50));
+        tails.push(percentile(&host, 99));
+        backend.push(percentile(&times.iter().map(|(_, backend)| *backend).collect::<Vec<_>>(), 50));
     }
     let per_seq = |values: &[f64]| values.iter().map(|ns| ns / f64::from(seqs)).collect::<Vec<_>>();
     json!({
@@ -100,13 +106,13 @@ fn step_times(seqs: u32) -> Value {
         "host_ns_per_seq": spread(&per_seq(&medians)),
         "host_p99_ns_per_step": spread(&tails),
         "host_p99_ns_per_seq": spread(&per_seq(&tails)),
-        "with_backend_ns_per_step": spread(&wholes),
+        "backend_ns_per_step": spread(&backend),
         "tokens_right": right,
     })
 }
 
-/// Nanoseconds of each of some steps of steady decoding.
-fn engine_steps(seqs: u32, steps: u32) -> (Vec<f64>, bool) {
+/// Nanoseconds of each of some steps of steady decoding: of the host, and of the backend.
+fn engine_steps(seqs: u32, steps: u32) -> (Vec<(f64, f64)>, bool) {
     let warm = 50;
     let blocks = seqs * ((PROMPT + steps + warm) / BLOCK_TOKENS + 8) + 64;
     let config = Config {
@@ -135,9 +141,13 @@ fn engine_steps(seqs: u32, steps: u32) -> (Vec<f64>, bool) {
     let mut now = 0;
     let mut step = |engine: &mut Engine| {
         now += 1;
+        timed::take();
         let start = Instant::now();
-        assert_eq!(engine.step(now), Progress::Worked);
-        start.elapsed().as_nanos() as f64
+        let progress = engine.step(now);
+        let whole = start.elapsed().as_nanos() as f64;
+        assert_eq!(progress, Progress::Worked);
+        let backend = timed::take() as f64;
+        (whole - backend, backend)
     };
     while handle.stats().running < u64::from(seqs) {
         step(&mut engine);
@@ -145,7 +155,7 @@ fn engine_steps(seqs: u32, steps: u32) -> (Vec<f64>, bool) {
     (0..warm).for_each(|_| drop(step(&mut engine)));
     let start = handle.stats().generated_tokens;
     let before = sum.load(Ordering::Relaxed);
-    let times: Vec<f64> = (0..steps).map(|_| step(&mut engine)).collect();
+    let times: Vec<(f64, f64)> = (0..steps).map(|_| step(&mut engine)).collect();
     let generated = handle.stats().generated_tokens - start;
     let delivered = sum.load(Ordering::Relaxed) - before;
     let mean: u64 = (0..PERIOD).map(scripted).sum();
@@ -155,48 +165,6 @@ fn engine_steps(seqs: u32, steps: u32) -> (Vec<f64>, bool) {
     let right =
         generated == u64::from(steps) * u64::from(seqs) && (whole..=whole + rest).contains(&delivered);
     (times, right)
-}
-
-/// The same batches, without an engine.
-fn backend_steps(seqs: u32, steps: u32) -> Vec<f64> {
-    let per_seq = (PROMPT + steps) / BLOCK_TOKENS + 2;
-    let mut model = model(seqs, seqs * per_seq);
-    let seq_start: Vec<u32> = (0..=seqs).collect();
-    let rows: Vec<u32> = (0..seqs).collect();
-    let sampling = vec![abi::Row::default(); seqs as usize];
-    let mut tokens = vec![1; seqs as usize];
-    let (mut sampled, mut logprobs) = (Vec::new(), Vec::new());
-    let mut last = None;
-    let mut times = Vec::new();
-    for step in 0..steps {
-        let used = (PROMPT + step) / BLOCK_TOKENS + 1;
-        let block_start: Vec<u32> = (0..=seqs).map(|i| i * used).collect();
-        let blocks: Vec<u32> = (0..seqs).flat_map(|i| (0..used).map(move |nth| i * per_seq + nth)).collect();
-        let seq_pos = vec![PROMPT + step; seqs as usize];
-        let batch = Batch {
-            tokens: &tokens,
-            seq_start: &seq_start,
-            seq_pos: &seq_pos,
-            block_start: &block_start,
-            blocks: &blocks,
-            rows: &rows,
-            copies: &[],
-        };
-        let start = Instant::now();
-        let ticket = model.submit(&batch).unwrap();
-        if let Some(last) = last {
-            let waited = model.wait(last, Duration::MAX, &mut sampled, &mut logprobs);
-            assert_eq!(waited.unwrap(), Waited::Done);
-        }
-        model.sample(ticket, &Sampling { rows: &sampling, ..Sampling::default() }).unwrap();
-        if let Some(last) = last {
-            model.release(last);
-        }
-        times.push(start.elapsed().as_nanos() as f64);
-        last = Some(ticket);
-        tokens = (0..seqs as i32).map(|row| -1 - row).collect();
-    }
-    times
 }
 
 /// A prompt of 8192 tokens whose blocks are all known.
