@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokenmill_backend::Model;
+use tokenmill_backend::{Info, Model};
 use tokenmill_kv::Pool;
 use tokenmill_policy::schedule::Order;
 use tokenmill_policy::{Fcfs, Samplers, Scheduler};
@@ -59,6 +59,38 @@ pub struct Engine {
     pub(crate) stopped: bool,
 }
 
+/// What was asked for, cut to what the model can hold.
+fn within(info: &Info, config: &Config) -> Result<(Config, Limits), Error> {
+    let max_batched_tokens = config.max_batched_tokens.min(info.max_tokens);
+    // Every running sequence can have its token and its row in every step.
+    let max_seqs = config.max_seqs.min(info.max_seqs).min(info.max_rows).min(max_batched_tokens);
+    // Every sequence fits in the pool when it is alone.
+    let pool_tokens = u64::from(info.n_blocks) * u64::from(info.block_tokens);
+    let max_model_len = config.max_model_len.min(info.max_context);
+    let max_model_len = u64::from(max_model_len).min(pool_tokens) as u32;
+    for (field, value) in [
+        ("max_batched_tokens", max_batched_tokens),
+        ("max_seqs", max_seqs),
+        ("max_model_len", max_model_len),
+        ("max_waiting", config.max_waiting),
+        ("depth", config.depth.min(info.depth)),
+    ] {
+        if value == 0 {
+            return Err(Error::Zero { field });
+        }
+    }
+    let depth = config.depth.min(info.depth).min(2);
+    let config = Config { max_seqs, max_batched_tokens, max_model_len, depth, ..*config };
+    let limits = Limits {
+        vocab: info.vocab,
+        max_model_len,
+        max_branches: max_seqs,
+        n_blocks: info.n_blocks,
+        block_tokens: info.block_tokens,
+    };
+    Ok((config, limits))
+}
+
 impl Engine {
     pub fn new(
         model: Model,
@@ -67,33 +99,7 @@ impl Engine {
         config: Config,
     ) -> Result<Self, Error> {
         let info = model.info();
-        let max_batched_tokens = config.max_batched_tokens.min(info.max_tokens);
-        // Every running sequence can have its token and its row in every step.
-        let max_seqs = config.max_seqs.min(info.max_seqs).min(info.max_rows).min(max_batched_tokens);
-        // Every sequence fits in the pool when it is alone.
-        let pool_tokens = u64::from(info.n_blocks) * u64::from(info.block_tokens);
-        let max_model_len = config.max_model_len.min(info.max_context);
-        let max_model_len = u64::from(max_model_len).min(pool_tokens) as u32;
-        for (field, value) in [
-            ("max_batched_tokens", max_batched_tokens),
-            ("max_seqs", max_seqs),
-            ("max_model_len", max_model_len),
-            ("max_waiting", config.max_waiting),
-            ("depth", config.depth.min(info.depth)),
-        ] {
-            if value == 0 {
-                return Err(Error::Zero { field });
-            }
-        }
-        let depth = config.depth.min(info.depth).min(2);
-        let config = Config { max_seqs, max_batched_tokens, max_model_len, depth, ..config };
-        let limits = Limits {
-            vocab: info.vocab,
-            max_model_len,
-            max_branches: max_seqs,
-            n_blocks: info.n_blocks,
-            block_tokens: info.block_tokens,
-        };
+        let (config, limits) = within(info, &config)?;
         let names = samplers.names().map(str::to_owned).collect();
         Ok(Self {
             pool: Pool::new(info.n_blocks, info.block_tokens),
@@ -109,7 +115,7 @@ impl Engine {
             requests: Requests::default(),
             finished: Vec::new(),
             order: Order::default(),
-            columns: Columns::new(limits.n_blocks, max_batched_tokens, max_seqs),
+            columns: Columns::new(limits.n_blocks, config.max_batched_tokens, config.max_seqs),
             sampling: Sampling::default(),
             in_flight: None,
             spare: vec![Step::default(), Step::default()],

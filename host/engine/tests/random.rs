@@ -4,7 +4,7 @@ mod support;
 
 use proptest::prelude::*;
 use support::{Log, Setup, assert_empty, drive, greedy, step, submit};
-use tokenmill_engine::{Config, Params, Progress, Request, RequestId};
+use tokenmill_engine::{Config, Engine, Params, Progress, Request, RequestId};
 
 #[derive(Clone, Debug)]
 enum Action {
@@ -34,6 +34,22 @@ fn action() -> impl Strategy<Value = Action> {
         1 => (0..64usize, 0..3u32).prop_map(|(i, branch)| Action::EndBranch(i, branch)),
         5 => (1..6u64).prop_map(Action::Step),
     ]
+}
+
+/// Whatever a request got is what it gets alone.
+fn same_as_alone(
+    plain: &mut Engine,
+    id: RequestId,
+    log: &Log,
+    request: Request,
+) -> Result<(), TestCaseError> {
+    let n = request.n;
+    let alone = submit(&plain.handle(), Request { tenant: id.0, ..request }).1;
+    drive(plain);
+    for branch in 0..n {
+        prop_assert!(alone.tokens(branch).starts_with(&log.tokens(branch)));
+    }
+    Ok(())
 }
 
 proptest! {
@@ -96,13 +112,7 @@ proptest! {
             let gone = patience.is_some_and(|patience| log.events().len() >= patience);
             prop_assert!(log.ended() || gone || cancelled.contains(&id));
             prop_assert_eq!(log.failure(), None);
-            // Whatever it got is what it gets alone.
-            let n = request.n;
-            let alone = submit(&plain.handle(), Request { tenant: id.0, ..request }).1;
-            drive(&mut plain);
-            for branch in 0..n {
-                prop_assert!(alone.tokens(branch).starts_with(&log.tokens(branch)));
-            }
+            same_as_alone(&mut plain, id, &log, request)?;
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Sizes and manners of source files.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     fs,
     path::{Path, PathBuf},

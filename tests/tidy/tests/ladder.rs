@@ -1,5 +1,7 @@
 //! Which crate may depend on which: the ladder of ARCHITECTURE.md, compared with what cargo says.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use serde_json::Value;
 use std::{collections::BTreeSet, process::Command};
 
