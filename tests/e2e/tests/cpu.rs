@@ -67,8 +67,7 @@ fn every_way_gives_the_same_greedy_tokens() {
     for max_batched_tokens in [1, 3, 16, 2048] {
         for (max_seqs, depth, prefix_caching) in [(1, 1, false), (1, 2, true), (64, 1, true), (64, 2, false)]
         {
-            let config =
-                Config { max_batched_tokens, max_seqs, depth, prefix_caching, ..Config::default() };
+            let config = Config { max_batched_tokens, max_seqs, depth, prefix_caching, ..Config::default() };
             println!("{config:?}");
             gives_the_reference(&cpu(config).start());
         }
