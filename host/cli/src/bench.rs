@@ -92,7 +92,7 @@ impl Bench {
         let mut sorted = speeds.to_vec();
         sorted.sort_by(f64::total_cmp);
         let median = sorted[sorted.len() / 2];
-        let probe = self.probe.then(|| tokenmill_cpu::probe::read_bandwidth_gb_s());
+        let probe = self.probe.then(tokenmill_cpu::probe::read_bandwidth_gb_s);
         if self.json {
             let report: Value = json!({
                 "device": model.info().device, "weights": model.info().weights, "weight_bytes": weight_bytes,
