@@ -48,14 +48,14 @@ fn gives_the_reference(server: &Running) {
     for pass in ["cold", "warm"] {
         for (prompt, greedy) in &reference {
             let answer = client.post(PATH, &ask(prompt, json!({}))).ok();
-            assert_eq!(ids(&answer), std::slice::from_ref(&greedy), "{pass} {prompt}");
+            assert_eq!(ids(&answer), std::slice::from_ref(greedy), "{pass} {prompt}");
         }
     }
     std::thread::scope(|scope| {
         for (prompt, greedy) in reference.iter().cycle().take(12) {
             scope.spawn(move || {
                 let answer = Client::new(server.address).post(PATH, &ask(prompt, json!({}))).ok();
-                assert_eq!(ids(&answer), std::slice::from_ref(&greedy), "together {prompt}");
+                assert_eq!(ids(&answer), std::slice::from_ref(greedy), "together {prompt}");
             });
         }
     });
