@@ -180,7 +180,7 @@ pub(crate) struct Step {
     /// Sequences without a row.
     pub(crate) silent: Vec<Reference>,
     pub(crate) rows: Vec<Row>,
-    /// Sequences whose KV fills a block with this step, and their tokens computed after it.
+    /// Sequences whose prompt fills blocks with this step, and their tokens after it.
     pub(crate) filled: Vec<(Reference, u32)>,
     /// Sequences that end with this step although it samples nothing for them.
     pub(crate) scored: Vec<Reference>,

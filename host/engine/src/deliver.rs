@@ -23,7 +23,7 @@ impl Engine {
             let Some(sequence) = self.sequences.get(reference) else { continue };
             // A sequence that was preempted meanwhile has no blocks to remember.
             if sequence.table.blocks().len() as u32 >= tokens / self.limits.block_tokens {
-                self.pool.commit(&mut sequence.table, &sequence.tokens[..tokens as usize]);
+                self.pool.commit(&mut sequence.table, &sequence.tokens.all()[..tokens as usize]);
             }
         }
         for nth in 0..step.rows.len() {
@@ -36,6 +36,19 @@ impl Engine {
                 continue;
             };
             self.complete_prompt(request);
+        }
+    }
+
+    /// Tells the prefix cache of the blocks that a sequence filled while it decoded, before it lets go of
+    /// them. Nobody else could have used them earlier: its text was not complete.
+    pub(crate) fn remember(&mut self, slot: u32) {
+        let sequence = &mut self.sequences.slots[slot as usize];
+        let index = sequence.index as usize;
+        let decoding = self.sequences.resident[index] > 0 && self.sequences.pending[index] <= 1;
+        if decoding && self.config.prefix_caching && sequence.tokens.len() > sequence.prompt as usize {
+            // The newest token's KV may belong to a step in flight.
+            let tokens = sequence.tokens.all();
+            self.pool.commit(&mut sequence.table, &tokens[..tokens.len() - 1]);
         }
     }
 
@@ -102,7 +115,7 @@ impl Engine {
     fn score(&mut self, step: &Step, nth: usize) {
         let Row { sequence: reference, at } = step.rows[nth];
         let Some(sequence) = self.sequences.get(reference) else { return };
-        let (request, token) = (sequence.request, sequence.tokens[at as usize]);
+        let (request, token) = (sequence.request, sequence.tokens.all()[at as usize]);
         let scores = self.requests.get(request).and_then(|live| live.scores.as_mut());
         let Some(scores) = scores.filter(|scores| scores.entries.len() == at as usize) else { return };
         let k = scores.alternatives;
@@ -148,6 +161,7 @@ impl Engine {
 
     /// Ends a branch, and its request with the last.
     pub(crate) fn finish(&mut self, slot: u32, reason: FinishReason) {
+        self.remember(slot);
         let sequence = self.remove_sequence(slot);
         match reason {
             FinishReason::Stop => self.stats.finished.stop += 1,
@@ -181,7 +195,7 @@ impl Engine {
         }
     }
 
-    fn remove_request(&mut self, request: u32) -> Option<Box<Live>> {
+    fn remove_request(&mut self, request: u32) -> Option<Live> {
         let live = self.requests.remove(request)?;
         self.room.seats -= live.seats;
         for &slot in &live.branches {

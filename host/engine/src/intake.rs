@@ -8,6 +8,7 @@ use tokenmill_policy::Params;
 use crate::engine::Engine;
 use crate::event::{Event, Failure, FinishReason, Output, TokenLogprob, Usage};
 use crate::handle::{Command, RequestId};
+use crate::history::History;
 use crate::mix::mix;
 use crate::request::Request;
 use crate::requests::{Live, Scores, Stop};
@@ -82,7 +83,8 @@ impl Engine {
                 limit,
                 seed: mix(seed, u64::from(branch)),
                 adjusted,
-                seen: listed.map(|listed| Box::new(Seen::with_prompt(listed, most))),
+                penalised: listed.is_some(),
+                seen: listed.map(|listed| Seen::with_prompt(listed, most)).unwrap_or_default(),
                 ..Sequence::default()
             };
             // The others begin when the first has computed the prompt.
@@ -93,7 +95,7 @@ impl Engine {
                     .add(Arrival { pending, special: first && arrival.special, ..arrival }, sequence),
             );
         }
-        self.sequences.slots[branches[0] as usize].tokens = prompt;
+        self.sequences.slots[branches[0] as usize].tokens = History::new(prompt);
         if let Some(live) = self.requests.get(slot) {
             live.dormant = branches[1..].to_vec();
             live.branches = branches;

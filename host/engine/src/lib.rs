@@ -14,6 +14,7 @@ mod deliver;
 mod engine;
 mod event;
 mod handle;
+mod history;
 mod intake;
 mod mix;
 mod place;

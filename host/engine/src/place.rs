@@ -43,9 +43,6 @@ impl Engine {
         room.tokens -= 1;
         let to = from + 1;
         let sequence = own.reference();
-        if to & room.block_mask == 0 {
-            step.filled.push((sequence, to));
-        }
         step.rows.push(Row { sequence, at: to });
         (own.step, own.row) = (step.serial, row);
         sequences.pending[i] = u32::from(to + 1 < own.limit);
@@ -74,14 +71,16 @@ impl Engine {
 
     /// Adds a lane of `n` tokens, with rows if it has no more pending.
     fn push(&mut self, step: &mut Step, i: usize, n: u32) {
-        let own = self.sequences.own[i];
+        let own = &self.sequences.own[i];
+        let reference = own.reference();
+        let special = own.special;
         let from = self.sequences.resident[i];
         let to = from + n;
         let first = self.columns.n_tokens();
         if self.sequences.pending[i] == 1 && own.step == self.room.in_flight {
             self.columns.push_token(-1 - own.row as i32);
         } else {
-            let tokens = &self.sequences.slots[own.slot as usize].tokens;
+            let tokens = self.sequences.slots[own.slot as usize].tokens.all();
             // Only the newest token can be one that the device has not told yet.
             let known = tokens.len().min(to as usize);
             tokens[from as usize..known].iter().for_each(|&token| self.columns.push_token(token as i32));
@@ -98,13 +97,12 @@ impl Engine {
             self.room.max_blocks,
             || slots[own.slot as usize].table.blocks(),
         );
-        let reference = self.sequences.reference(i);
-        if from & !self.room.block_mask != to & !self.room.block_mask {
+        if n > 1 && self.config.prefix_caching && from >> shift != to >> shift {
             step.filled.push((reference, to));
         }
         self.sequences.resident[i] = to;
         self.sequences.pending[i] -= n;
-        if own.special {
+        if special {
             self.push_special(step, i, from, first);
             step.silent.push(reference);
         } else if self.sequences.pending[i] == 0 {
@@ -149,6 +147,7 @@ impl Engine {
     /// Takes a sequence's blocks. It computes its tokens again when it starts anew.
     fn preempt(&mut self, i: usize) {
         let slot = self.sequences.own[i].slot;
+        self.remember(slot);
         let sequence = &mut self.sequences.slots[slot as usize];
         self.pool.free(&mut sequence.table);
         self.room.seats -= 1;
@@ -183,7 +182,7 @@ impl Engine {
         let scored = live.scores.as_ref().map_or(known, |scores| scores.entries.len() as u32);
         let cacheable =
             if self.config.prefix_caching { (known.min(scored) as usize).saturating_sub(1) } else { 0 };
-        let hits = self.pool.adopt(&mut sequence.table, live.salt, &sequence.tokens[..cacheable]);
+        let hits = self.pool.adopt(&mut sequence.table, live.salt, &sequence.tokens.all()[..cacheable]);
         if !self.claim(k, i, known) {
             self.pool.free(&mut self.sequences.slots[own.slot as usize].table);
             (self.room.blocked, self.room.tried) = (true, Some(again));
@@ -193,7 +192,7 @@ impl Engine {
         let Some(live) = self.requests.get(sequence.request) else { return false };
         self.room.seats += 1 + dormant;
         live.seats += dormant;
-        sequence.tokens.reserve_exact((own.limit as usize).saturating_sub(sequence.tokens.len()));
+        sequence.tokens.reserve(own.limit as usize);
         sequence.table.reserve(self.pool.blocks_for(own.limit) as usize);
         self.sequences.resident[i] = hits;
         self.sequences.pending[i] = known - hits;

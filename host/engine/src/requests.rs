@@ -54,7 +54,7 @@ impl Live {
 /// Slots of requests.
 #[derive(Default)]
 pub(crate) struct Requests {
-    slots: Vec<Option<Box<Live>>>,
+    slots: Vec<Option<Live>>,
     spare: Vec<u32>,
 }
 
@@ -62,32 +62,32 @@ impl Requests {
     pub(crate) fn add(&mut self, live: Live) -> u32 {
         match self.spare.pop() {
             Some(slot) => {
-                self.slots[slot as usize] = Some(Box::new(live));
+                self.slots[slot as usize] = Some(live);
                 slot
             }
             None => {
-                self.slots.push(Some(Box::new(live)));
+                self.slots.push(Some(live));
                 self.slots.len() as u32 - 1
             }
         }
     }
 
     pub(crate) fn get(&mut self, slot: u32) -> Option<&mut Live> {
-        self.slots.get_mut(slot as usize)?.as_deref_mut()
+        self.slots.get_mut(slot as usize)?.as_mut()
     }
 
     pub(crate) fn peek(&self, slot: u32) -> Option<&Live> {
-        self.slots.get(slot as usize)?.as_deref()
+        self.slots.get(slot as usize)?.as_ref()
     }
 
-    pub(crate) fn remove(&mut self, slot: u32) -> Option<Box<Live>> {
+    pub(crate) fn remove(&mut self, slot: u32) -> Option<Live> {
         let live = self.slots.get_mut(slot as usize)?.take()?;
         self.spare.push(slot);
         Some(live)
     }
 
     pub(crate) fn find(&self, id: RequestId) -> Option<u32> {
-        let is = |live: &Option<Box<Live>>| live.as_ref().is_some_and(|live| live.id == id);
+        let is = |live: &Option<Live>| live.as_ref().is_some_and(|live| live.id == id);
         self.slots.iter().position(is).map(|slot| slot as u32)
     }
 
@@ -115,6 +115,7 @@ impl Stop {
         Self { first, rest: rest.into() }
     }
 
+    #[inline]
     pub(crate) fn contains(&self, token: u32) -> bool {
         self.first.contains(&token) || self.rest.contains(&token)
     }

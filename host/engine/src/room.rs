@@ -13,8 +13,6 @@ pub(crate) struct Room {
     /// Blocks of the longest sequence.
     pub(crate) max_blocks: u32,
     pub(crate) block_shift: u32,
-    /// Positions at which it is 0 fill a block that the cache will know; all ones if nothing is cached.
-    pub(crate) block_mask: u32,
     /// Sequences that hold KV, and branches that will when their prompt is computed.
     pub(crate) seats: u32,
     /// Tokens that the step can still take.
@@ -40,7 +38,6 @@ impl Room {
             max_rows,
             max_blocks: config.max_model_len.div_ceil(block_tokens),
             block_shift: block_tokens.trailing_zeros(),
-            block_mask: if config.prefix_caching { block_tokens - 1 } else { u32::MAX },
             seats: 0,
             tokens: 0,
             blocked: false,

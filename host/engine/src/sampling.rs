@@ -52,7 +52,8 @@ impl Sampling {
             live.stop.iter().for_each(|token| self.bias(token, f32::NEG_INFINITY));
         }
         row.n_bias = self.bias_token.len() as u32 - row.bias;
-        if let Some(seen) = &sequence.seen {
+        if sequence.penalised {
+            let seen = &sequence.seen;
             row.seen = self.seen_token.len() as u32;
             row.n_seen = seen.tokens.len() as u32;
             self.seen_token.extend_from_slice(&seen.tokens);
@@ -92,7 +93,7 @@ impl Engine {
             let mut of = Row { at: NONE, ..row };
             if let Some(sequence) = sequences.get(row.sequence) {
                 if row.at < sequence.prompt {
-                    parameters.forced = sequence.tokens[row.at as usize] as i32;
+                    parameters.forced = sequence.tokens.all()[row.at as usize] as i32;
                 } else if let Some(live) = requests.get(sequence.request) {
                     parameters = live.row;
                     parameters.seed = row_seed(sequence.seed, row.at);

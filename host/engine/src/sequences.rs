@@ -5,6 +5,7 @@
 
 use tokenmill_kv::Table;
 
+use crate::history::History;
 use crate::seen::Seen;
 
 pub(crate) const NONE: u32 = u32::MAX;
@@ -50,16 +51,12 @@ pub(crate) struct Own {
     pub(crate) special: bool,
 }
 
-/// One branch of a request. What every step touches comes first and fills one cache line.
+/// One branch of a request. What every step touches comes first and fills two cache lines.
 #[derive(Default)]
 #[repr(C, align(64))]
 pub(crate) struct Sequence {
     /// 0: the slot is free.
     pub(crate) id: u64,
-    /// Prompt and output, as far as known.
-    pub(crate) tokens: Vec<u32>,
-    /// Penalties apply to these.
-    pub(crate) seen: Option<Box<Seen>>,
     /// Slot of its request.
     pub(crate) request: u32,
     pub(crate) branch: u32,
@@ -69,11 +66,16 @@ pub(crate) struct Sequence {
     pub(crate) limit: u32,
     /// Sum of the output's log-probabilities.
     pub(crate) score: f32,
+    /// Penalties are kept in `seen`.
+    pub(crate) penalised: bool,
+    /// Rows need more than the request's parameters and a seed.
+    pub(crate) adjusted: bool,
+    /// Prompt and output, as far as known.
+    pub(crate) tokens: History,
+    pub(crate) seen: Seen,
     pub(crate) index: u32,
     pub(crate) table: Table,
     pub(crate) seed: u64,
-    /// Rows need more than the request's parameters and a seed.
-    pub(crate) adjusted: bool,
     /// Tokens that the sampling policy was told of.
     pub(crate) told: u32,
 }

@@ -2,6 +2,7 @@
 
 use crate::batch::{Row, Step};
 use crate::engine::Engine;
+use crate::history::History;
 
 impl Engine {
     /// Rows that a sequence must have when its pending tokens are done.
@@ -74,11 +75,11 @@ impl Engine {
         let parent = &mut self.sequences.slots[from as usize];
         let table = self.pool.fork(&mut parent.table);
         let i = parent.index as usize;
-        let known = parent.tokens.clone();
+        let known = parent.tokens.all().to_vec();
         let own = self.sequences.own[i];
         let child = &mut self.sequences.slots[to as usize];
-        child.tokens = known;
-        child.tokens.reserve_exact((own.limit as usize).saturating_sub(child.tokens.len()));
+        child.tokens = History::new(known);
+        child.tokens.reserve(own.limit as usize);
         child.table = table;
         child.table.reserve(self.pool.blocks_for(own.limit) as usize);
         let j = child.index as usize;

@@ -87,8 +87,8 @@ impl Engine {
             let Some(sequence) = self.sequences.get(row.sequence) else { continue };
             if row.at as usize == sequence.tokens.len() && token >= 0 {
                 sequence.tokens.push(token as u32);
-                if let Some(seen) = &mut sequence.seen {
-                    seen.add(token as u32);
+                if sequence.penalised {
+                    sequence.seen.add(token as u32);
                 }
             }
         }

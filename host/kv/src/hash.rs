@@ -9,6 +9,7 @@ const KEYS: [u64; 4] =
 
 /// Wide multiplications as in wyhash (github.com/wangyi-fudan/wyhash). Not cryptographic: whoever finds a
 /// hash compares the tokens. The tokens' part does not depend on `parent`, so blocks overlap in the CPU.
+#[inline]
 pub(crate) fn chained(parent: u64, tokens: &[u32]) -> u64 {
     let mut sum = tokens.len() as u64;
     let mut key = KEYS[0];

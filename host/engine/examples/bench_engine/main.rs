@@ -7,7 +7,6 @@
 mod timed;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -22,13 +21,15 @@ const PROMPT: u32 = 128;
 const REPEATS: usize = 7;
 
 /// Adds up the tokens of all requests, so that they can be checked.
-struct Sum(Arc<AtomicU64>);
+struct Sum;
+
+static SUM: AtomicU64 = AtomicU64::new(0);
 
 impl Output for Sum {
     fn deliver(&mut self, event: Event<'_>) -> bool {
         if let Event::Token { token, .. } = event {
             // One thread writes: no need for an atomic addition.
-            self.0.store(self.0.load(Ordering::Relaxed) + u64::from(token), Ordering::Relaxed);
+            SUM.store(SUM.load(Ordering::Relaxed) + u64::from(token), Ordering::Relaxed);
         }
         true
     }
@@ -125,7 +126,6 @@ fn engine_steps(seqs: u32, steps: u32) -> (Vec<(f64, f64)>, bool) {
     let model = model(seqs, blocks);
     let mut engine = Engine::new(model, Box::new(Fcfs::default()), Samplers::default(), config).unwrap();
     let handle = engine.handle();
-    let sum = Arc::new(AtomicU64::new(0));
     for i in 0..seqs {
         let request = Request {
             // Blocks fill at different steps.
@@ -136,7 +136,7 @@ fn engine_steps(seqs: u32, steps: u32) -> (Vec<(f64, f64)>, bool) {
             stop_tokens: vec![31_999],
             ..Request::default()
         };
-        handle.submit(request, Box::new(Sum(sum.clone()))).unwrap();
+        handle.submit(request, Box::new(Sum)).unwrap();
     }
     let mut now = 0;
     let mut step = |engine: &mut Engine| {
@@ -154,10 +154,10 @@ fn engine_steps(seqs: u32, steps: u32) -> (Vec<(f64, f64)>, bool) {
     }
     (0..warm).for_each(|_| drop(step(&mut engine)));
     let start = handle.stats().generated_tokens;
-    let before = sum.load(Ordering::Relaxed);
+    let before = SUM.load(Ordering::Relaxed);
     let times: Vec<(f64, f64)> = (0..steps).map(|_| step(&mut engine)).collect();
     let generated = handle.stats().generated_tokens - start;
-    let delivered = sum.load(Ordering::Relaxed) - before;
+    let delivered = SUM.load(Ordering::Relaxed) - before;
     let mean: u64 = (0..PERIOD).map(scripted).sum();
     // Over whole periods every sequence delivers the same sum; the rest is bounded by the largest token.
     let whole = u64::from(steps / PERIOD) * mean * u64::from(seqs);
