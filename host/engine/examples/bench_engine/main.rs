@@ -152,7 +152,9 @@ fn engine_steps(seqs: u32, steps: u32) -> (Vec<(f64, f64)>, bool) {
     while handle.stats().running < u64::from(seqs) {
         step(&mut engine);
     }
-    (0..warm).for_each(|_| drop(step(&mut engine)));
+    for _ in 0..warm {
+        step(&mut engine);
+    }
     let start = handle.stats().generated_tokens;
     let before = SUM.load(Ordering::Relaxed);
     let times: Vec<(f64, f64)> = (0..steps).map(|_| step(&mut engine)).collect();

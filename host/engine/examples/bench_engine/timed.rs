@@ -12,12 +12,12 @@ static TIMED: OnceLock<&'static abi::Api> = OnceLock::new();
 static NANOSECONDS: AtomicU64 = AtomicU64::new(0);
 
 /// Time spent in the backend since the last call.
-pub fn take() -> u64 {
+pub(crate) fn take() -> u64 {
     NANOSECONDS.swap(0, Ordering::Relaxed)
 }
 
 /// The entry function of a library, timed.
-pub fn entry(path: &Path) -> abi::Entry {
+pub(crate) fn entry(path: &Path) -> abi::Entry {
     INNER.get_or_init(|| {
         // SAFETY: the path is the null backend's, built by this workspace; it is never closed.
         unsafe {
