@@ -1,6 +1,12 @@
 //! More work than tokens, blocks or seats.
 
-#![allow(clippy::unwrap_used, clippy::panic, unreachable_pub, clippy::type_complexity, reason = "a test fails by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    unreachable_pub,
+    clippy::type_complexity,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 

@@ -1,7 +1,6 @@
 //! An engine over the null backend, and receivers that write down what they are told.
 
 #![allow(clippy::unwrap_used, clippy::panic, unreachable_pub, reason = "a test fails by panicking")]
-
 #![allow(dead_code)]
 
 use std::path::Path;
