@@ -22,8 +22,8 @@ impl Engine {
         for &(reference, tokens) in &step.filled {
             let Some(sequence) = self.sequences.get(reference) else { continue };
             // A sequence that was preempted meanwhile has no blocks to remember.
-            if sequence.table.blocks().len() as u32 >= tokens / self.limits.block_tokens {
-                self.pool.commit(&mut sequence.table, &sequence.tokens.all()[..tokens as usize]);
+            if sequence.rest.table.blocks().len() as u32 >= tokens / self.limits.block_tokens {
+                self.pool.commit(&mut sequence.rest.table, &sequence.tokens.all()[..tokens as usize]);
             }
         }
         for nth in 0..step.rows.len() {
@@ -43,12 +43,12 @@ impl Engine {
     /// them. Nobody else could have used them earlier: its text was not complete.
     pub(crate) fn remember(&mut self, slot: u32) {
         let sequence = &mut self.sequences.slots[slot as usize];
-        let index = sequence.index as usize;
+        let index = sequence.rest.index as usize;
         let decoding = self.sequences.resident[index] > 0 && self.sequences.pending[index] <= 1;
         if decoding && self.config.prefix_caching && sequence.tokens.len() > sequence.prompt as usize {
             // The newest token's KV may belong to a step in flight.
             let tokens = sequence.tokens.all();
-            self.pool.commit(&mut sequence.table, &tokens[..tokens.len() - 1]);
+            self.pool.commit(&mut sequence.rest.table, &tokens[..tokens.len() - 1]);
         }
     }
 
@@ -59,7 +59,7 @@ impl Engine {
         let Ok(token) = u32::try_from(step.tokens[nth]) else { return false };
         let Some(live) = self.requests.get(sequence.request) else { return true };
         let ends = at + 1 >= sequence.limit || live.stop.contains(token);
-        if ends || at < sequence.prompt || !live.prompted || live.logprobs > 0 {
+        if ends || at < sequence.prompt || live.generated == 0 || live.logprobs > 0 {
             return false;
         }
         let logprob = step.logprobs[nth];
@@ -91,7 +91,7 @@ impl Engine {
             return;
         };
         let Some(live) = self.requests.get(request) else { return };
-        let mut listening = live.prompted || prompt(live, self.now_us);
+        let mut listening = live.generated > 0 || prompt(live, self.now_us);
         live.generated += 1;
         self.stats.generated_tokens += 1;
         let k = live.logprobs;
@@ -116,7 +116,7 @@ impl Engine {
         let Row { sequence: reference, at } = step.rows[nth];
         let Some(sequence) = self.sequences.get(reference) else { return };
         let (request, token) = (sequence.request, sequence.tokens.all()[at as usize]);
-        let scores = self.requests.get(request).and_then(|live| live.scores.as_mut());
+        let scores = self.requests.get(request).and_then(|live| live.rest.scores.as_mut());
         let Some(scores) = scores.filter(|scores| scores.entries.len() == at as usize) else { return };
         let k = scores.alternatives;
         if let Err(failure) = self.top(step, nth, k) {
@@ -124,7 +124,7 @@ impl Engine {
             return;
         }
         let entry = TokenLogprob { token, logprob: Some(step.logprobs[nth]), top: self.top.pairs.clone() };
-        if let Some(scores) = self.requests.get(request).and_then(|live| live.scores.as_mut()) {
+        if let Some(scores) = self.requests.get(request).and_then(|live| live.rest.scores.as_mut()) {
             scores.entries.push(entry);
         }
     }
@@ -144,16 +144,16 @@ impl Engine {
     /// A request that wants nothing but its prompt.
     fn complete_prompt(&mut self, request: u32) {
         let Some(live) = self.requests.get(request) else { return };
-        live.dormant.clear();
-        self.room.seats -= std::mem::take(&mut live.seats);
-        let branches = live.branches.clone();
+        live.rest.dormant.clear();
+        self.room.seats -= std::mem::take(&mut live.rest.seats);
+        let branches = live.rest.branches.clone();
         if !prompt(live, self.now_us) {
             self.cancel(request);
             return;
         }
         for slot in branches {
             // The receiver may have gone in between, and the request with it.
-            if self.requests.peek(request).is_some_and(|live| live.branches.contains(&slot)) {
+            if self.requests.peek(request).is_some_and(|live| live.rest.branches.contains(&slot)) {
                 self.finish(slot, FinishReason::Length);
             }
         }
@@ -162,22 +162,22 @@ impl Engine {
     /// Ends a branch, and its request with the last.
     pub(crate) fn finish(&mut self, slot: u32, reason: FinishReason) {
         self.remember(slot);
-        let sequence = self.remove_sequence(slot);
+        let (branch, request) = self.remove_sequence(slot);
         match reason {
             FinishReason::Stop => self.stats.finished.stop += 1,
             FinishReason::Length => self.stats.finished.length += 1,
             FinishReason::Ended => self.stats.finished.ended += 1,
         }
-        let Some(live) = self.requests.get(sequence.1) else { return };
-        live.branches.retain(|&other| other != slot);
-        if !live.output.deliver(Event::Finished { branch: sequence.0, reason }) {
-            self.cancel(sequence.1);
-        } else if live.branches.is_empty()
-            && let Some(mut live) = self.requests.remove(sequence.1)
+        let Some(live) = self.requests.get(request) else { return };
+        live.rest.branches.retain(|&other| other != slot);
+        if !live.output.deliver(Event::Finished { branch, reason }) {
+            self.cancel(request);
+        } else if live.rest.branches.is_empty()
+            && let Some(mut live) = self.requests.remove(request)
         {
-            live.usage.completion_tokens = live.generated;
-            live.usage.total_us = self.now_us.saturating_sub(live.arrived_us);
-            live.output.deliver(Event::Done(live.usage));
+            live.rest.usage.completion_tokens = live.generated;
+            live.rest.usage.total_us = self.now_us.saturating_sub(live.rest.arrived_us);
+            live.output.deliver(Event::Done(live.rest.usage));
         }
     }
 
@@ -197,32 +197,32 @@ impl Engine {
 
     fn remove_request(&mut self, request: u32) -> Option<Live> {
         let live = self.requests.remove(request)?;
-        self.room.seats -= live.seats;
-        for &slot in &live.branches {
+        self.room.seats -= live.rest.seats;
+        for &slot in &live.rest.branches {
             self.remove_sequence(slot);
         }
-        if !live.started {
+        if !live.rest.started {
             self.left_queue.0 += 1;
-            self.left_queue.1 += u64::from(live.usage.prompt_tokens);
+            self.left_queue.1 += u64::from(live.rest.usage.prompt_tokens);
         }
         Some(live)
     }
 
     /// Frees a sequence's blocks at once: later steps run after those in flight. Returns branch and request.
     fn remove_sequence(&mut self, slot: u32) -> (u32, u32) {
-        let index = self.sequences.slots[slot as usize].index as usize;
-        self.room.seats -= u32::from(self.sequences.resident[index] > 0);
-        let mut sequence = self.sequences.remove(slot);
-        self.pool.free(&mut sequence.table);
+        let sequence = &mut self.sequences.slots[slot as usize];
+        let ended = (sequence.branch, sequence.request);
+        self.room.seats -= u32::from(self.sequences.resident[sequence.rest.index as usize] > 0);
+        self.pool.free(&mut sequence.rest.table);
         self.finished.push(sequence.id);
-        (sequence.branch, sequence.request)
+        self.sequences.remove(slot);
+        ended
     }
 }
 
 /// Tells of the prompt; whether the receiver is still there.
 fn prompt(live: &mut Live, now_us: u64) -> bool {
-    live.prompted = true;
-    live.usage.first_token_us = now_us.saturating_sub(live.arrived_us);
-    let logprobs = live.scores.as_ref().map_or(&[][..], |scores| &scores.entries);
-    live.output.deliver(Event::Prompt { cached_tokens: live.usage.cached_tokens, logprobs })
+    live.rest.usage.first_token_us = now_us.saturating_sub(live.rest.arrived_us);
+    let logprobs = live.rest.scores.as_ref().map_or(&[][..], |scores| &scores.entries);
+    live.output.deliver(Event::Prompt { cached_tokens: live.rest.usage.cached_tokens, logprobs })
 }

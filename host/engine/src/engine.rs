@@ -147,12 +147,12 @@ impl Engine {
 
     /// Integrity of blocks and sequences; must hold between any two steps.
     pub fn check(&self) -> Result<(), String> {
-        self.pool.check(self.sequences.live().map(|sequence| &sequence.table))?;
+        self.pool.check(self.sequences.live().map(|sequence| &sequence.rest.table))?;
         self.sequences.check()?;
         self.check_seats()?;
         for sequence in self.sequences.live() {
             let live = self.requests.peek(sequence.request);
-            if !live.is_some_and(|live| live.branches.contains(&self.slot_of(sequence.index))) {
+            if !live.is_some_and(|live| live.rest.branches.contains(&self.slot_of(sequence.rest.index))) {
                 return Err(format!("sequence {} is not a branch of its request", sequence.id));
             }
         }
@@ -170,7 +170,7 @@ impl Engine {
             .live()
             .iter()
             .filter_map(|&slot| self.requests.peek(slot))
-            .map(|live| live.seats)
+            .map(|live| live.rest.seats)
             .sum();
         if running as u32 + held != self.room.seats {
             return Err(format!(

@@ -1,14 +1,15 @@
 //! The tokens of a sequence, cheap to add to.
 
-const RECENT: usize = 16;
+/// A sequence with them fills two cache lines.
+const RECENT: usize = 14;
 
-/// The newest tokens lie beside the rest of the sequence and move to the long list sixteen at a time: with
+/// The newest tokens lie beside the rest of the sequence and move to the long list some at a time: with
 /// thousands of sequences each list is a page of its own, and touching all of them in every step is dear.
 #[derive(Default)]
 #[repr(C)]
 pub(crate) struct History {
     older: Vec<u32>,
-    n: usize,
+    n: u32,
     recent: [u32; RECENT],
 }
 
@@ -18,15 +19,15 @@ impl History {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.older.len() + self.n
+        self.older.len() + self.n as usize
     }
 
     #[inline]
     pub(crate) fn push(&mut self, token: u32) {
-        if self.n == RECENT {
+        if self.n as usize == RECENT {
             self.flush();
         }
-        self.recent[self.n] = token;
+        self.recent[self.n as usize] = token;
         self.n += 1;
     }
 
@@ -42,7 +43,7 @@ impl History {
     }
 
     fn flush(&mut self) {
-        self.older.extend_from_slice(&self.recent[..self.n]);
+        self.older.extend_from_slice(&self.recent[..self.n as usize]);
         self.n = 0;
     }
 }

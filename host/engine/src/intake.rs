@@ -11,9 +11,9 @@ use crate::handle::{Command, RequestId};
 use crate::history::History;
 use crate::mix::mix;
 use crate::request::Request;
-use crate::requests::{Live, Scores, Stop};
+use crate::requests::{Live, Particulars, Scores, Stop};
 use crate::seen::Seen;
-use crate::sequences::{Arrival, Sequence};
+use crate::sequences::{Arrival, Rest, Sequence};
 
 impl Engine {
     pub(crate) fn take_commands(&mut self) {
@@ -65,14 +65,16 @@ impl Engine {
             special: request.n > 1 || request.prompt_logprobs.is_some() || request.max_tokens == 0,
         };
         let live = self.live(id, &mut request, &prompt, output);
-        let adjusted = !live.params.logit_bias.is_empty() || live.min_tokens > 0 || live.params.penalises();
+        let adjusted = !live.rest.params.logit_bias.is_empty()
+            || live.rest.min_tokens > 0
+            || live.rest.params.penalises();
         let most = limit.min(self.limits.vocab) as usize;
-        let listed: Option<&[u32]> = match &live.params {
+        let listed: Option<&[u32]> = match &live.rest.params {
             params if !params.penalises() => None,
             params if params.repetition == 1.0 => Some(&[]),
             _ => Some(&prompt),
         };
-        let seed = mix(self.config.seed, live.params.seed);
+        let seed = mix(self.config.seed, live.rest.params.seed);
         let slot = self.requests.add(live);
         let mut branches = Vec::with_capacity(request.n as usize);
         for branch in 0..request.n {
@@ -81,10 +83,13 @@ impl Engine {
                 branch,
                 prompt: tokens,
                 limit,
-                seed: mix(seed, u64::from(branch)),
                 adjusted,
                 penalised: listed.is_some(),
-                seen: listed.map(|listed| Seen::with_prompt(listed, most)).unwrap_or_default(),
+                rest: Box::new(Rest {
+                    seed: mix(seed, u64::from(branch)),
+                    seen: listed.map(|listed| Seen::with_prompt(listed, most)).unwrap_or_default(),
+                    ..Rest::default()
+                }),
                 ..Sequence::default()
             };
             // The others begin when the first has computed the prompt.
@@ -97,8 +102,8 @@ impl Engine {
         }
         self.sequences.slots[branches[0] as usize].tokens = History::new(prompt);
         if let Some(live) = self.requests.get(slot) {
-            live.dormant = branches[1..].to_vec();
-            live.branches = branches;
+            live.rest.dormant = branches[1..].to_vec();
+            live.rest.branches = branches;
         }
     }
 
@@ -106,26 +111,28 @@ impl Engine {
         let first = TokenLogprob { token: prompt[0], logprob: None, top: Vec::new() };
         let scores = |alternatives| Scores { alternatives, entries: vec![first] };
         let attribute = |key| request.attributes.iter().find(|(name, _)| name == key).map(|(_, value)| value);
-        Live {
+        let rest = Particulars {
             id,
-            output,
+            started: false,
             row: row(&request.sampling),
             sampler: attribute("sampler").and_then(|name| self.samplers.position(name)),
             params: std::mem::take(&mut request.sampling),
             min_tokens: request.min_tokens,
-            stop: Stop::new(&request.stop_tokens),
-            logprobs: request.logprobs.unwrap_or(0),
             scores: request.prompt_logprobs.map(scores),
             branches: Vec::new(),
             dormant: Vec::new(),
             seats: 0,
             salt: salt(request.tenant, request.cache_salt),
             arrived_us: self.now_us,
-            started: false,
-            prompted: false,
-            generated: 0,
             usage: Usage { prompt_tokens: prompt.len() as u32, ..Usage::default() },
             attributes: std::mem::take(&mut request.attributes),
+        };
+        Live {
+            output,
+            stop: Stop::new(&request.stop_tokens),
+            rest: Box::new(rest),
+            generated: 0,
+            logprobs: request.logprobs.unwrap_or(0),
         }
     }
 
@@ -138,7 +145,7 @@ impl Engine {
             let sequence = &self.sequences.slots[**slot as usize];
             sequence.branch == branch && sequence.tokens.len() > sequence.prompt as usize
         };
-        if let Some(&slot) = live.branches.iter().find(is) {
+        if let Some(&slot) = live.rest.branches.iter().find(is) {
             self.finish(slot, FinishReason::Ended);
         }
     }

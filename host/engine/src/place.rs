@@ -95,7 +95,7 @@ impl Engine {
             from,
             own.covered >> shift,
             self.room.max_blocks,
-            || slots[own.slot as usize].table.blocks(),
+            || slots[own.slot as usize].rest.table.blocks(),
         );
         if n > 1 && self.config.prefix_caching && from >> shift != to >> shift {
             step.filled.push((reference, to));
@@ -121,14 +121,14 @@ impl Engine {
         let from = self.sequences.resident[i];
         loop {
             let copies = self.columns.copies.len();
-            let table = &mut self.sequences.slots[own.slot as usize].table;
+            let table = &mut self.sequences.slots[own.slot as usize].rest.table;
             let extended = self.pool.extend(table, from, to, &mut self.columns.copies);
             let copied = self.columns.copies.len() > copies;
             if copied || own.covered == 0 {
                 self.sequences.own[i].epoch = self.room.epoch();
             }
             if extended.is_ok() {
-                let blocks = self.sequences.slots[own.slot as usize].table.blocks().len() as u32;
+                let blocks = self.sequences.slots[own.slot as usize].rest.table.blocks().len() as u32;
                 self.sequences.own[i].covered = blocks * self.limits.block_tokens;
                 return true;
             }
@@ -149,10 +149,10 @@ impl Engine {
         let slot = self.sequences.own[i].slot;
         self.remember(slot);
         let sequence = &mut self.sequences.slots[slot as usize];
-        self.pool.free(&mut sequence.table);
+        self.pool.free(&mut sequence.rest.table);
         self.room.seats -= 1;
         if let Some(live) = self.requests.get(sequence.request).filter(|_| sequence.branch == 0) {
-            self.room.seats -= std::mem::take(&mut live.seats);
+            self.room.seats -= std::mem::take(&mut live.rest.seats);
         }
         // One that only waits for its last token needs no blocks any more.
         if self.sequences.pending[i] > 0 {
@@ -171,7 +171,7 @@ impl Engine {
         let known = self.sequences.pending[i];
         let sequence = &mut self.sequences.slots[own.slot as usize];
         let Some(live) = self.requests.get(sequence.request) else { return false };
-        let dormant = if sequence.branch == 0 { live.dormant.len() as u32 } else { 0 };
+        let dormant = if sequence.branch == 0 { live.rest.dormant.len() as u32 } else { 0 };
         let again = (sequence.id, self.pool.available());
         let hopeless = self.room.tried.is_some_and(|(id, blocks)| id == again.0 && blocks >= again.1);
         if self.room.blocked || hopeless || !self.room.has_seats(1 + dormant) {
@@ -179,28 +179,29 @@ impl Engine {
             return false;
         }
         // At least one token is computed, and all whose scores are asked for.
-        let scored = live.scores.as_ref().map_or(known, |scores| scores.entries.len() as u32);
+        let scored = live.rest.scores.as_ref().map_or(known, |scores| scores.entries.len() as u32);
         let cacheable =
             if self.config.prefix_caching { (known.min(scored) as usize).saturating_sub(1) } else { 0 };
-        let hits = self.pool.adopt(&mut sequence.table, live.salt, &sequence.tokens.all()[..cacheable]);
+        let hits =
+            self.pool.adopt(&mut sequence.rest.table, live.rest.salt, &sequence.tokens.all()[..cacheable]);
         if !self.claim(k, i, known) {
-            self.pool.free(&mut self.sequences.slots[own.slot as usize].table);
+            self.pool.free(&mut self.sequences.slots[own.slot as usize].rest.table);
             (self.room.blocked, self.room.tried) = (true, Some(again));
             return false;
         }
         let sequence = &mut self.sequences.slots[own.slot as usize];
         let Some(live) = self.requests.get(sequence.request) else { return false };
         self.room.seats += 1 + dormant;
-        live.seats += dormant;
+        live.rest.seats += dormant;
         sequence.tokens.reserve(own.limit as usize);
-        sequence.table.reserve(self.pool.blocks_for(own.limit) as usize);
+        sequence.rest.table.reserve(self.pool.blocks_for(own.limit) as usize);
         self.sequences.resident[i] = hits;
         self.sequences.pending[i] = known - hits;
         self.stats.prefix_queries += cacheable as u64;
         self.stats.prefix_hits += u64::from(hits);
-        if !std::mem::replace(&mut live.started, true) {
-            live.usage.cached_tokens = hits;
-            live.usage.queue_us = self.now_us.saturating_sub(live.arrived_us);
+        if !std::mem::replace(&mut live.rest.started, true) {
+            live.rest.usage.cached_tokens = hits;
+            live.rest.usage.queue_us = self.now_us.saturating_sub(live.rest.arrived_us);
             self.stats.prompt_tokens += u64::from(sequence.prompt);
             self.left_queue.0 += 1;
             self.left_queue.1 += u64::from(sequence.prompt);
@@ -211,7 +212,7 @@ impl Engine {
     /// Blocks for all known tokens of a sequence that starts, with some to spare for those that run.
     fn claim(&mut self, k: usize, i: usize, known: u32) -> bool {
         let own = self.sequences.own[i];
-        let table = &mut self.sequences.slots[own.slot as usize].table;
+        let table = &mut self.sequences.slots[own.slot as usize].rest.table;
         let have = table.blocks().len() as u32;
         let need = self.pool.blocks_for(known.saturating_add(1).min(own.limit)) - have;
         while self.pool.available() < need + self.room.reserve() {
@@ -220,7 +221,7 @@ impl Engine {
             self.preempt(victim);
         }
         let from = have * self.limits.block_tokens;
-        let table = &mut self.sequences.slots[own.slot as usize].table;
+        let table = &mut self.sequences.slots[own.slot as usize].rest.table;
         if self.pool.extend(table, from, known, &mut self.columns.copies).is_err() {
             return false;
         }

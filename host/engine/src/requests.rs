@@ -12,14 +12,18 @@ use crate::handle::RequestId;
 pub(crate) struct Live {
     pub(crate) output: Box<dyn Output>,
     pub(crate) stop: Stop,
+    pub(crate) rest: Box<Particulars>,
     /// Tokens of all branches.
     pub(crate) generated: u32,
     /// Alternatives per token.
     pub(crate) logprobs: u32,
-    /// The receiver was told of the prompt.
-    pub(crate) prompted: bool,
-    pub(crate) started: bool,
+}
+
+/// What of a request is not touched for every token.
+pub(crate) struct Particulars {
     pub(crate) id: RequestId,
+    /// It left the queue.
+    pub(crate) started: bool,
     /// Its parameters as the device wants them; a row adds its seed.
     pub(crate) row: abi::Row,
     pub(crate) params: Params,
@@ -47,7 +51,7 @@ pub(crate) struct Scores {
 
 impl Live {
     pub(crate) fn attribute(&self, key: &str) -> Option<&str> {
-        self.attributes.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+        self.rest.attributes.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
     }
 }
 
@@ -87,7 +91,7 @@ impl Requests {
     }
 
     pub(crate) fn find(&self, id: RequestId) -> Option<u32> {
-        let is = |live: &Option<Live>| live.as_ref().is_some_and(|live| live.id == id);
+        let is = |live: &Option<Live>| live.as_ref().is_some_and(|live| live.rest.id == id);
         self.slots.iter().position(is).map(|slot| slot as u32)
     }
 

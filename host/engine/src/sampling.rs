@@ -45,15 +45,15 @@ impl Sampling {
     /// What depends on the tokens so far.
     fn adjust(&mut self, row: &mut abi::Row, live: &Live, sequence: &Sequence, at: u32) {
         row.bias = self.bias_token.len() as u32;
-        for &(token, value) in &live.params.logit_bias {
+        for &(token, value) in &live.rest.params.logit_bias {
             self.bias(token, value);
         }
-        if at - sequence.prompt < live.min_tokens {
+        if at - sequence.prompt < live.rest.min_tokens {
             live.stop.iter().for_each(|token| self.bias(token, f32::NEG_INFINITY));
         }
         row.n_bias = self.bias_token.len() as u32 - row.bias;
         if sequence.penalised {
-            let seen = &sequence.seen;
+            let seen = &sequence.rest.seen;
             row.seen = self.seen_token.len() as u32;
             row.n_seen = seen.tokens.len() as u32;
             self.seen_token.extend_from_slice(&seen.tokens);
@@ -95,8 +95,8 @@ impl Engine {
                 if row.at < sequence.prompt {
                     parameters.forced = sequence.tokens.all()[row.at as usize] as i32;
                 } else if let Some(live) = requests.get(sequence.request) {
-                    parameters = live.row;
-                    parameters.seed = row_seed(sequence.seed, row.at);
+                    parameters = live.rest.row;
+                    parameters.seed = row_seed(sequence.rest.seed, row.at);
                     if sequence.adjusted {
                         sampling.adjust(&mut parameters, live, sequence, row.at);
                     } else {

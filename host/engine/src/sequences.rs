@@ -70,12 +70,18 @@ pub(crate) struct Sequence {
     pub(crate) penalised: bool,
     /// Rows need more than the request's parameters and a seed.
     pub(crate) adjusted: bool,
+    pub(crate) rest: Box<Rest>,
     /// Prompt and output, as far as known.
     pub(crate) tokens: History,
-    pub(crate) seen: Seen,
+}
+
+/// What of a sequence is not touched in every step.
+#[derive(Default)]
+pub(crate) struct Rest {
     pub(crate) index: u32,
     pub(crate) table: Table,
     pub(crate) seed: u64,
+    pub(crate) seen: Seen,
     /// Tokens that the sampling policy was told of.
     pub(crate) told: u32,
 }
@@ -116,7 +122,7 @@ impl Sequences {
         self.next += 1 + u64::from(self.next as u32 == u32::MAX);
         let slot = self.spare.pop().unwrap_or(self.slots.len() as u32);
         sequence.id = self.next;
-        sequence.index = self.len() as u32;
+        sequence.rest.index = self.len() as u32;
         self.ids.push(self.next);
         self.pending.push(arrival.pending);
         self.resident.push(0);
@@ -144,16 +150,17 @@ impl Sequences {
         slot
     }
 
-    /// Takes a sequence out. Its place in the columns stays, with nothing pending, until they close up.
-    pub(crate) fn remove(&mut self, slot: u32) -> Sequence {
-        let sequence = std::mem::take(&mut self.slots[slot as usize]);
-        let index = sequence.index as usize;
+    /// Takes a sequence out, whose blocks are free already. Its place in the columns stays, with nothing pending, until they close up.
+    pub(crate) fn remove(&mut self, slot: u32) {
+        let sequence = &mut self.slots[slot as usize];
+        sequence.id = 0;
+        sequence.tokens = History::default();
+        let index = sequence.rest.index as usize;
         self.own[index].slot = NONE;
         self.pending[index] = 0;
         self.resident[index] = 0;
         self.ended += 1;
         self.spare.push(slot);
-        sequence
     }
 
     /// Closes up the columns. Indices change; slots do not.
@@ -167,7 +174,7 @@ impl Sequences {
             if own.slot == NONE {
                 continue;
             }
-            self.slots[own.slot as usize].index = to as u32;
+            self.slots[own.slot as usize].rest.index = to as u32;
             self.own[to] = own;
             self.ids[to] = self.ids[from];
             self.pending[to] = self.pending[from];
@@ -220,12 +227,12 @@ impl Sequences {
             return Err(format!("{columns} sequences in columns, {} in slots", self.live().count()));
         }
         for sequence in self.live() {
-            let index = sequence.index as usize;
+            let index = sequence.rest.index as usize;
             if self.ids[index] != sequence.id {
                 return Err(format!("sequence {} is not at its index", sequence.id));
             }
             let known = self.resident[index] + self.pending[index];
-            if sequence.table.blocks().is_empty() != (self.resident[index] == 0) {
+            if sequence.rest.table.blocks().is_empty() != (self.resident[index] == 0) {
                 return Err(format!("sequence {}: blocks and resident tokens disagree", sequence.id));
             }
             if known > self.own[index].limit {

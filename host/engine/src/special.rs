@@ -12,7 +12,7 @@ impl Engine {
             return 1;
         }
         let request = self.sequences.slots[own.slot as usize].request;
-        1 + self.requests.peek(request).map_or(0, |live| live.dormant.len() as u32)
+        1 + self.requests.peek(request).map_or(0, |live| live.rest.dormant.len() as u32)
     }
 
     /// Tokens that a sequence can compute with so many rows left: every token of a prompt that is scored
@@ -23,11 +23,11 @@ impl Engine {
             return u32::MAX;
         }
         let request = self.sequences.slots[own.slot as usize].request;
-        let Some(live) = self.requests.peek(request).filter(|live| live.scores.is_some()) else {
+        let Some(live) = self.requests.peek(request).filter(|live| live.rest.scores.is_some()) else {
             return u32::MAX;
         };
         let later = (self.order.indices.len() - 1 - k) as u32;
-        rows.saturating_sub(live.dormant.len() as u32).saturating_sub(later).max(1)
+        rows.saturating_sub(live.rest.dormant.len() as u32).saturating_sub(later).max(1)
     }
 
     /// Rows of a lane that begins at position `from` with token `first` of the step.
@@ -40,7 +40,7 @@ impl Engine {
             (sequence.prompt, sequence.request)
         };
         let Some(live) = self.requests.get(request) else { return };
-        if let Some(scores) = &live.scores {
+        if let Some(scores) = &live.rest.scores {
             let unscored = scores.entries.len() as u32;
             for at in (from + 1).max(unscored)..(to + 1).min(prompt) {
                 self.columns.push_row(first + at - 1 - from);
@@ -59,12 +59,12 @@ impl Engine {
         step.rows.push(Row { sequence, at: to });
         self.sequences.expect(i, step.serial, row);
         self.sequences.own[i].special = false;
-        let dormant = std::mem::take(&mut live.dormant);
-        live.seats = 0;
+        let dormant = std::mem::take(&mut live.rest.dormant);
+        live.rest.seats = 0;
         for slot in dormant {
             self.fork(own.slot, slot);
             let row = self.columns.push_row(last);
-            let j = self.sequences.slots[slot as usize].index as usize;
+            let j = self.sequences.slots[slot as usize].rest.index as usize;
             step.rows.push(Row { sequence: self.sequences.reference(j), at: to });
             self.sequences.expect(j, step.serial, row);
         }
@@ -73,16 +73,16 @@ impl Engine {
     /// Gives a branch the tokens and the blocks of another.
     fn fork(&mut self, from: u32, to: u32) {
         let parent = &mut self.sequences.slots[from as usize];
-        let table = self.pool.fork(&mut parent.table);
-        let i = parent.index as usize;
+        let table = self.pool.fork(&mut parent.rest.table);
+        let i = parent.rest.index as usize;
         let known = parent.tokens.all().to_vec();
         let own = self.sequences.own[i];
         let child = &mut self.sequences.slots[to as usize];
         child.tokens = History::new(known);
         child.tokens.reserve(own.limit as usize);
-        child.table = table;
-        child.table.reserve(self.pool.blocks_for(own.limit) as usize);
-        let j = child.index as usize;
+        child.rest.table = table;
+        child.rest.table.reserve(self.pool.blocks_for(own.limit) as usize);
+        let j = child.rest.index as usize;
         self.sequences.resident[j] = self.sequences.resident[i];
         // Both must look for a shared block before they write.
         self.sequences.own[i].covered = 0;

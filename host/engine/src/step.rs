@@ -88,7 +88,7 @@ impl Engine {
             if row.at as usize == sequence.tokens.len() && token >= 0 {
                 sequence.tokens.push(token as u32);
                 if sequence.penalised {
-                    sequence.seen.add(token as u32);
+                    sequence.rest.seen.add(token as u32);
                 }
             }
         }
