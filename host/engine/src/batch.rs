@@ -184,6 +184,8 @@ pub(crate) struct Step {
     pub(crate) filled: Vec<(Reference, u32)>,
     /// Sequences that end with this step although it samples nothing for them.
     pub(crate) scored: Vec<Reference>,
+    /// Sequences that a sampling policy ended with this step.
+    pub(crate) ended: Vec<Reference>,
     /// Results, by row.
     pub(crate) tokens: Vec<i32>,
     pub(crate) logprobs: Vec<f32>,
@@ -203,6 +205,7 @@ impl Step {
         self.rows.clear();
         self.filled.clear();
         self.scored.clear();
+        self.ended.clear();
         self.tokens.clear();
         self.logprobs.clear();
     }

@@ -26,6 +26,11 @@ impl Engine {
                 self.pool.commit(&mut sequence.rest.table, &sequence.tokens.all()[..tokens as usize]);
             }
         }
+        for &reference in &step.ended {
+            if self.sequences.get(reference).is_some() {
+                self.finish(reference.slot, FinishReason::Ended);
+            }
+        }
         for nth in 0..step.rows.len() {
             if !self.pass_on(step, nth) {
                 self.settle(step, nth);
@@ -196,11 +201,12 @@ impl Engine {
     }
 
     fn remove_request(&mut self, request: u32) -> Option<Live> {
-        let live = self.requests.remove(request)?;
-        self.room.seats -= live.rest.seats;
-        for &slot in &live.rest.branches {
+        let branches = std::mem::take(&mut self.requests.get(request)?.rest.branches);
+        for slot in branches {
             self.remove_sequence(slot);
         }
+        let live = self.requests.remove(request)?;
+        self.room.seats -= live.rest.seats;
         if !live.rest.started {
             self.left_queue.0 += 1;
             self.left_queue.1 += u64::from(live.rest.usage.prompt_tokens);
@@ -215,6 +221,9 @@ impl Engine {
         self.room.seats -= u32::from(self.sequences.resident[sequence.rest.index as usize] > 0);
         self.pool.free(&mut sequence.rest.table);
         self.finished.push(sequence.id);
+        if let Some(policy) = self.requests.peek(ended.1).and_then(|live| live.rest.sampler) {
+            self.consultation.finished[policy].push(sequence.id);
+        }
         self.sequences.remove(slot);
         ended
     }

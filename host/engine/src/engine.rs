@@ -9,6 +9,7 @@ use tokenmill_policy::{Fcfs, Samplers, Scheduler};
 
 use crate::batch::{Columns, Step};
 use crate::config::{Config, Error};
+use crate::consult::Consultation;
 use crate::deliver::Top;
 use crate::handle::{Command, Handle, Shared};
 use crate::request::Limits;
@@ -49,6 +50,7 @@ pub struct Engine {
     /// Steps to use again, for their memory.
     pub(crate) spare: Vec<Step>,
     pub(crate) serial: u32,
+    pub(crate) consultation: Consultation,
     pub(crate) top: Top,
     pub(crate) inbox: Vec<Command>,
     pub(crate) shared: Arc<Shared>,
@@ -100,7 +102,9 @@ impl Engine {
     ) -> Result<Self, Error> {
         let info = model.info();
         let (config, limits) = within(info, &config)?;
-        let names = samplers.names().map(str::to_owned).collect();
+        let names: Vec<String> = samplers.names().map(str::to_owned).collect();
+        let mut consultation = Consultation::default();
+        consultation.finished.resize(names.len(), Vec::new());
         Ok(Self {
             pool: Pool::new(info.n_blocks, info.block_tokens),
             room: Room::new(&config, info.max_rows, info.block_tokens),
@@ -120,6 +124,7 @@ impl Engine {
             in_flight: None,
             spare: vec![Step::default(), Step::default()],
             serial: 0,
+            consultation,
             top: Top::default(),
             inbox: Vec::new(),
             stats: Stats::default(),

@@ -10,6 +10,7 @@
 
 mod batch;
 mod config;
+mod consult;
 mod deliver;
 mod engine;
 mod event;

@@ -70,6 +70,28 @@ impl Sampling {
         }
     }
 
+    /// The row is not what the request asks for: it is made anew for the next token.
+    pub(crate) fn differ(&mut self, nth: usize) {
+        self.of[nth].at = NONE;
+    }
+
+    /// The row's token, whatever the logits say.
+    pub(crate) fn force(&mut self, nth: u32, token: u32) {
+        self.rows[nth as usize].forced = token as i32;
+    }
+
+    /// Biases beside those that a row has.
+    pub(crate) fn add_bias(&mut self, nth: usize, more: impl Iterator<Item = (u32, f32)>) {
+        let row = self.rows[nth];
+        let start = self.bias_token.len() as u32;
+        for i in row.bias..row.bias + row.n_bias {
+            self.bias(self.bias_token[i as usize], self.bias_value[i as usize]);
+        }
+        more.for_each(|(token, value)| self.bias(token, value));
+        self.rows[nth].bias = start;
+        self.rows[nth].n_bias = self.bias_token.len() as u32 - start;
+    }
+
     fn bias(&mut self, token: u32, value: f32) {
         self.bias_token.push(token);
         self.bias_value.push(value);

@@ -99,6 +99,7 @@ impl Engine {
         let Some(current) = step else { return };
         let Some(ticket) = current.ticket else { return };
         self.fill_sampling(current);
+        self.consult(current, ticket);
         if let Err(error) = self.model.sample(ticket, &self.sampling.sampling()) {
             let failed = step.take();
             if let Some(failed) = &failed {

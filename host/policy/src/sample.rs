@@ -91,8 +91,9 @@ pub trait Logits {
 /// What becomes of the inspected rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choices {
-    /// Row and token. A row that is listed twice forks its sequence; one that is not listed in any
-    /// column ends its branch.
+    /// Row and token. A row that is listed twice forks its sequence, as far as the request may have more
+    /// branches (today it never may: the first token counts); one that is not listed in any column ends
+    /// its branch.
     pub accept: Vec<(u32, u32)>,
     /// The device samples these rows after all, with their current knobs.
     pub defer: Vec<u32>,
