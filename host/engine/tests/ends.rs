@@ -1,5 +1,7 @@
 //! How requests end early: cancelled, refused, failed, shut down.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod support;
 
 use support::{Log, Setup, Told, assert_empty, drive, greedy, step, submit};

@@ -1,5 +1,7 @@
 //! What one request gets.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod support;
 
 use support::{Log, Setup, Told, assert_empty, drive, greedy, submit};

@@ -1,6 +1,8 @@
 //! The same tokens, however they come about: prefix hits, chunks, preemption, steps in flight, batch size
 //! and forks against each request alone.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod support;
 
 use support::{Log, Setup, assert_empty, drive, greedy, step, submit};

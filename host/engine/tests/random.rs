@@ -1,5 +1,7 @@
 //! Random requests, cancels and steps over a pool that is too small, with a check after every step.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod support;
 
 use proptest::prelude::*;

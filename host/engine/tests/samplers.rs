@@ -1,5 +1,7 @@
 //! Sampling policies: what they see, what they can do, and what becomes of a bad answer.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::sync::{Arc, Mutex};
@@ -132,11 +134,10 @@ fn inspected_rows_are_accepted_deferred_or_ended() {
     assert_eq!(logs[1].tokens(0), plain);
 }
 
-#[test]
-fn a_bad_answer_is_bypassed_or_fails_an_enforcing_policy() {
-    let plain = run(false, Box::new(|_, _| Ok(())), nobody_picks(), &[greedy(0..9, 5)]).0[0].tokens(0);
-    type Bad = fn(&mut Knobs) -> Result<(), Error>;
-    let bad: [Bad; 12] = [
+type Bad = fn(&mut Knobs) -> Result<(), Error>;
+
+fn bad_answers() -> [Bad; 12] {
+    [
         |_| Err(Error::Undecided("trap".into())),
         |knobs| {
             knobs.temperature.push((9, 1.0));
@@ -182,8 +183,13 @@ fn a_bad_answer_is_bypassed_or_fails_an_enforcing_policy() {
             knobs.inspect.push(0); // And then picks a token outside the vocabulary.
             Ok(())
         },
-    ];
-    for bad in bad {
+    ]
+}
+
+#[test]
+fn a_bad_answer_is_bypassed_or_fails_an_enforcing_policy() {
+    let plain = run(false, Box::new(|_, _| Ok(())), nobody_picks(), &[greedy(0..9, 5)]).0[0].tokens(0);
+    for bad in bad_answers() {
         let pick = || -> Pick {
             Box::new(|_, _, rows, choices| {
                 choices.accept.push((rows[0], 1000));

@@ -1,7 +1,5 @@
 //! An engine over the null backend, and receivers that write down what they are told.
-
-#![allow(clippy::unwrap_used, clippy::panic, unreachable_pub, reason = "a test fails by panicking")]
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub, reason = "each test uses a part")]
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
