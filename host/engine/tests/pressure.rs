@@ -7,7 +7,6 @@
     clippy::type_complexity,
     reason = "a test fails by panicking"
 )]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod support;
 
