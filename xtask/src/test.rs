@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use std::{
     io::{BufRead, BufReader},
     path::PathBuf,
-    process::{Child, Stdio},
+    process::{Child, ChildStdout, Stdio},
 };
 
 const CARGO_DENY: &str = "0.20.2";
@@ -80,6 +80,8 @@ fn virtual_environment(requirements: &std::path::Path) -> Result<PathBuf> {
 struct Server {
     child: Child,
     url: String,
+    /// Kept open: the server would fail to print into a closed pipe.
+    _out: BufReader<ChildStdout>,
 }
 
 impl Server {
@@ -91,15 +93,15 @@ impl Server {
             .stdout(Stdio::piped())
             .spawn()
             .context("tokenmill serve")?;
-        let lines = BufReader::new(child.stdout.take().context("no standard output")?).lines();
-        for line in lines {
-            let line = line?;
-            println!("{line}");
+        let mut out = BufReader::new(child.stdout.take().context("no standard output")?);
+        let mut line = String::new();
+        while out.read_line(&mut line)? > 0 {
+            print!("{line}");
             if let Some(at) = line.find("http://") {
-                let url =
-                    line[at..].split_whitespace().next().unwrap_or_default().trim_end_matches('/').to_owned();
-                return Ok(Self { child, url });
+                let url = line[at..].split_whitespace().next().unwrap_or_default().to_owned();
+                return Ok(Self { child, url, _out: out });
             }
+            line.clear();
         }
         bail!("tokenmill serve ended without saying where it listens");
     }
