@@ -155,6 +155,7 @@ impl Engine {
         self.pool.check(self.sequences.live().map(|sequence| &sequence.rest.table))?;
         self.sequences.check()?;
         self.check_seats()?;
+        self.check_writable()?;
         for sequence in self.sequences.live() {
             let live = self.requests.peek(sequence.request);
             if !live.is_some_and(|live| live.rest.branches.contains(&self.slot_of(sequence.rest.index))) {
@@ -166,6 +167,24 @@ impl Engine {
 
     fn slot_of(&self, index: u32) -> u32 {
         self.sequences.own[index as usize].slot
+    }
+
+    /// Whoever goes on without asking the pool writes to a block of its own.
+    fn check_writable(&self) -> Result<(), String> {
+        for sequence in self.sequences.live() {
+            let index = sequence.rest.index as usize;
+            let next = self.sequences.resident[index];
+            if next < self.sequences.own[index].covered {
+                let block = sequence.rest.table.blocks()[(next / self.limits.block_tokens) as usize];
+                if !self.pool.writable(block) {
+                    return Err(format!(
+                        "sequence {} would write to block {block}, which it shares",
+                        sequence.id
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn check_seats(&self) -> Result<(), String> {

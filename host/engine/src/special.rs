@@ -84,8 +84,7 @@ impl Engine {
         child.rest.table.reserve(self.pool.blocks_for(own.limit) as usize);
         let j = child.rest.index as usize;
         self.sequences.resident[j] = self.sequences.resident[i];
-        // Both must look for a shared block before they write.
+        // Both must look for a shared block before they write; the child's own count is 0 already.
         self.sequences.own[i].covered = 0;
-        self.sequences.own[j].covered = 0;
     }
 }
