@@ -37,7 +37,10 @@ const LADDER: &[(&str, &[&str])] = &[
         ],
     ),
     ("tokenmill-conformance", &["tokenmill-backend"]),
-    ("tokenmill-e2e", &[]),
+    (
+        "tokenmill-e2e",
+        &["tokenmill-backend", "tokenmill-engine", "tokenmill-http", "tokenmill-policy", "tokenmill-text"],
+    ),
     ("tokenmill-tidy", &[]),
     ("xtask", &[]),
 ];
