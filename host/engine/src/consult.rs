@@ -1,12 +1,15 @@
 //! Sampling policies: what they are shown, and their answers checked and applied to the rows of a step.
 
+use std::borrow::Cow;
+
 use tokenmill_backend::{Model, Ticket};
-use tokenmill_policy::sample::{Choices, Knobs, Logits, Ragged, View};
-use tokenmill_policy::{Attributes, Error, Sampler};
+use tokenmill_policy::sample::{Attributes, Choices, Columns, Knobs, Logits, Ragged};
+use tokenmill_policy::{Error, Named};
 
 use crate::batch::Step;
 use crate::engine::Engine;
 use crate::event::Failure;
+use crate::mix::{mix, row_seed};
 use crate::requests::Requests;
 use crate::sampling::Sampling;
 
@@ -19,14 +22,18 @@ pub(crate) struct Consultation {
     requests: Vec<u64>,
     /// Slots of requests.
     slots: Vec<u32>,
+    tenants: Vec<u64>,
     positions: Vec<u32>,
+    generated: Vec<u32>,
+    remaining: Vec<u32>,
     scores: Vec<f32>,
+    seeds: Vec<u64>,
     starts: Vec<u32>,
     accepted: Vec<u32>,
     assumed: Vec<u32>,
     knobs: Knobs,
     choices: Choices,
-    /// Sequences that ended since each policy was last asked.
+    /// By place of a policy: sequences that ended since it was last asked.
     pub(crate) finished: Vec<Vec<u64>>,
 }
 
@@ -34,7 +41,7 @@ impl Engine {
     /// Asks each policy that has rows in the step. A policy without a valid answer is bypassed, or its
     /// requests fail if it is enforcing.
     pub(crate) fn consult(&mut self, step: &mut Step, ticket: Ticket) {
-        for policy in 0..self.samplers.as_mut_slice().len() {
+        for policy in 0..self.samplers.len() {
             self.show(step, policy);
             if self.consultation.rows.is_empty() {
                 continue;
@@ -43,12 +50,14 @@ impl Engine {
             self.consultation.finished[policy].clear();
             if answer.is_ok() {
                 self.end_unlisted(step);
+                self.refuse();
                 continue;
             }
             self.stats.policy_fallbacks += 1;
             self.forget_told(step);
-            let named = &self.samplers.as_mut_slice()[policy];
-            if named.enforcing {
+            if let Some(named) = self.samplers.get_mut(policy)
+                && named.enforcing
+            {
                 let failure = Failure::Policy(named.name.clone());
                 for request in std::mem::take(&mut self.consultation.slots) {
                     self.fail(request, &failure);
@@ -63,6 +72,7 @@ impl Engine {
         view.clear();
         for (nth, row) in step.rows.iter().enumerate() {
             let Some(sequence) = self.sequences.get(row.sequence) else { continue };
+            let index = sequence.rest.index as usize;
             let Some(live) = self.requests.peek(sequence.request) else { continue };
             if live.rest.sampler != Some(policy) || row.at < sequence.prompt {
                 continue;
@@ -72,10 +82,15 @@ impl Engine {
             view.requests.push(live.rest.id.0);
             view.slots.push(sequence.request);
             view.positions.push(row.at);
+            view.generated.push(row.at - sequence.prompt);
+            view.remaining.push(sequence.limit - row.at);
             view.scores.push(sequence.score);
+            // Not the number that the device would draw with.
+            view.seeds.push(mix(row_seed(sequence.rest.seed, row.at), 1));
             let told = std::mem::replace(&mut sequence.rest.told, row.at) as usize;
             view.accepted.extend_from_slice(&sequence.tokens.all()[told..]);
             view.starts.push(view.accepted.len() as u32);
+            view.tenants.push(self.sequences.tenant[index]);
             view.assumed.push(0);
         }
     }
@@ -85,23 +100,27 @@ impl Engine {
         let Self { consultation, samplers, requests, model, sampling, limits, .. } = self;
         let Consultation { rows, knobs, choices, .. } = consultation;
         let fields = Fields { requests, slots: &consultation.slots };
-        let view = View {
+        let view = Columns {
             ids: &consultation.ids,
             requests: &consultation.requests,
+            tenants: &consultation.tenants,
             positions: &consultation.positions,
+            generated: &consultation.generated,
+            remaining: &consultation.remaining,
             scores: &consultation.scores,
+            seeds: &consultation.seeds,
             accepted: Ragged { starts: &consultation.starts, values: &consultation.accepted },
             assumed: Ragged { starts: &consultation.assumed, values: &[] },
             finished: &consultation.finished[policy],
-            attributes: &fields,
+            attributes: Some(&fields),
         };
-        let sampler: &mut dyn Sampler = &mut *samplers.as_mut_slice()[policy].sampler;
+        let Some(Named { sampler, .. }) = samplers.get_mut(policy) else { return Ok(()) };
         sampler.plan(&view, knobs)?;
-        check_knobs(knobs, rows.len(), limits.vocab)?;
+        knobs.check(rows.len(), limits.vocab).inspect_err(|why| sampler.refused(why))?;
         if !knobs.inspect.is_empty() {
             let mut logits = Rows { model, ticket, rows, vocab: limits.vocab };
             sampler.pick(&view, &mut logits, &knobs.inspect, choices)?;
-            check_choices(choices, &knobs.inspect, limits.vocab)?;
+            choices.check(&knobs.inspect, limits.vocab).inspect_err(|why| sampler.refused(why))?;
         }
         sampling.turn(knobs, rows);
         for &(row, token) in choices.accept.iter().rev() {
@@ -118,6 +137,24 @@ impl Engine {
                 sequence.rest.told = 0;
             }
         }
+    }
+
+    /// Fails the requests whose arguments the policy does not take.
+    fn refuse(&mut self) {
+        for (row, why) in std::mem::take(&mut self.consultation.knobs.refuse) {
+            let request = self.consultation.slots[row as usize];
+            self.fail(request, &Failure::Refused(why));
+        }
+    }
+
+    /// A policy for new requests; whoever began with the one of its name keeps that.
+    pub(crate) fn install(&mut self, named: Named) {
+        let used: Vec<usize> =
+            self.requests.live().iter().filter_map(|&slot| self.requests.peek(slot)?.rest.sampler).collect();
+        self.samplers.reclaim(|place| used.contains(&place));
+        let place = self.samplers.add(named);
+        self.consultation.finished.resize(self.samplers.len(), Vec::new());
+        self.consultation.finished[place].clear();
     }
 
     /// Branches whose inspected rows were finished, or not listed, end when the step is delivered.
@@ -143,8 +180,12 @@ impl Consultation {
         self.ids.clear();
         self.requests.clear();
         self.slots.clear();
+        self.tenants.clear();
         self.positions.clear();
+        self.generated.clear();
+        self.remaining.clear();
         self.scores.clear();
+        self.seeds.clear();
         self.starts.clear();
         self.starts.push(0);
         self.accepted.clear();
@@ -185,52 +226,6 @@ impl Sampling {
             };
         }
     }
-}
-
-fn undecided<T>(what: &str) -> Result<T, Error> {
-    Err(Error::Undecided(format!("its answer was refused: {what}")))
-}
-
-/// Whether a device would take the answer.
-fn check_knobs(knobs: &Knobs, rows: usize, vocab: u32) -> Result<(), Error> {
-    let known = |row: &u32| (*row as usize) < rows;
-    let good = |all: &[(u32, f32)], range: std::ops::RangeInclusive<f32>| {
-        all.iter().all(|(row, value)| known(row) && range.contains(value))
-    };
-    if !good(&knobs.temperature, 0.0..=f32::MAX) {
-        return undecided("temperature");
-    }
-    if !good(&knobs.top_p, f32::MIN_POSITIVE..=1.0) {
-        return undecided("top-p");
-    }
-    if !good(&knobs.min_p, 0.0..=1.0) {
-        return undecided("min-p");
-    }
-    if !knobs.top_k.iter().all(|(row, _)| known(row)) {
-        return undecided("top-k");
-    }
-    let bias = |(row, token, value): &(u32, u32, f32)| known(row) && *token < vocab && *value < f32::INFINITY;
-    if !knobs.bias.iter().all(bias) {
-        return undecided("bias");
-    }
-    if !knobs.allow.iter().all(|(row, mask)| known(row) && mask.len() == vocab.div_ceil(32) as usize) {
-        return undecided("allow");
-    }
-    if !knobs.inspect.iter().all(known) {
-        return undecided("inspect");
-    }
-    Ok(())
-}
-
-fn check_choices(choices: &Choices, inspected: &[u32], vocab: u32) -> Result<(), Error> {
-    let known = |row: &u32| inspected.contains(row);
-    if !choices.accept.iter().all(|(row, token)| known(row) && *token < vocab) {
-        return undecided("accept");
-    }
-    if !choices.defer.iter().chain(&choices.finish).all(known) {
-        return undecided("defer or finish");
-    }
-    Ok(())
 }
 
 /// The rows of a view, as the device has them.
@@ -274,7 +269,12 @@ struct Fields<'a> {
 }
 
 impl Attributes for Fields<'_> {
-    fn attribute(&self, index: usize, key: &str) -> Option<&str> {
-        self.requests.peek(*self.slots.get(index)?)?.attribute(key)
+    fn attribute(&self, row: usize, key: &str) -> Option<&str> {
+        self.requests.peek(*self.slots.get(row)?)?.attribute(key)
+    }
+
+    fn stop_tokens(&self, row: usize) -> Cow<'_, [u32]> {
+        let live = self.slots.get(row).and_then(|&slot| self.requests.peek(slot));
+        live.map_or(Cow::Borrowed(&[]), |live| live.stop.iter().collect::<Vec<_>>().into())
     }
 }

@@ -104,8 +104,8 @@ impl Engine {
         let (config, limits) = within(info, &config)?;
         let names: Vec<String> = samplers.names().map(str::to_owned).collect();
         let mut consultation = Consultation::default();
-        consultation.finished.resize(names.len(), Vec::new());
-        Ok(Self {
+        consultation.finished.resize(samplers.len(), Vec::new());
+        let mut engine = Self {
             pool: Pool::new(info.n_blocks, info.block_tokens),
             room: Room::new(&config, info.max_rows, info.block_tokens),
             shared: Arc::new(Shared::new(limits, names, &config)),
@@ -131,7 +131,10 @@ impl Engine {
             left_queue: (0, 0),
             now_us: 0,
             stopped: false,
-        })
+        };
+        // The size of the pool is known before the first step.
+        engine.publish();
+        Ok(engine)
     }
 
     pub fn handle(&self) -> Handle {

@@ -80,6 +80,9 @@ pub enum Failure {
     /// A sampler that must not be bypassed gave no valid answer.
     #[error("the sampling policy {0:?} failed")]
     Policy(String),
+    /// A sampling policy does not take the request's arguments.
+    #[error("{0}")]
+    Refused(String),
     /// The engine was shut down.
     #[error("the server is shutting down")]
     Shutdown,

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use tokenmill_policy::{Named, Scheduler};
+
 use crate::config::Config;
 use crate::event::Output;
 use crate::request::{Limits, Request};
@@ -34,6 +36,9 @@ pub(crate) enum Command {
     Submit { id: RequestId, request: Box<Request>, output: Box<dyn Output> },
     Cancel(RequestId),
     EndBranch(RequestId, u32),
+    Install(Named),
+    Remove(String),
+    Schedule(Box<dyn Scheduler>),
 }
 
 /// Requests that were accepted and not yet started.
@@ -44,6 +49,8 @@ pub(crate) struct Queue {
     pub(crate) tokens: u64,
     next: u64,
     stats: Stats,
+    /// Sampling policies that a request can name.
+    samplers: Vec<String>,
 }
 
 pub(crate) struct Shared {
@@ -55,7 +62,6 @@ pub(crate) struct Shared {
     pub(crate) shutdown: AtomicBool,
     pub(crate) stopped: AtomicBool,
     pub(crate) limits: Limits,
-    pub(crate) samplers: Vec<String>,
     pub(crate) max_waiting: u64,
     pub(crate) max_waiting_tokens: u64,
 }
@@ -63,14 +69,13 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(limits: Limits, samplers: Vec<String>, config: &Config) -> Self {
         Self {
-            queue: Mutex::default(),
+            queue: Mutex::new(Queue { samplers, ..Queue::default() }),
             wake: Condvar::new(),
             pending: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             shutdown: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             limits,
-            samplers,
             max_waiting: u64::from(config.max_waiting),
             max_waiting_tokens: config.max_waiting_tokens,
         }
@@ -106,16 +111,6 @@ impl Shared {
         self.draining.load(Ordering::Acquire) && self.queue().requests == 0
     }
 
-    fn check_sampler(&self, request: &Request) -> Result<(), Refused> {
-        match request.attributes.iter().find(|(key, _)| key == "sampler") {
-            Some((_, name)) if !self.samplers.contains(name) => {
-                let message = format!("names {name:?}, which is not loaded");
-                Err(Refused::Invalid { field: "policy.sampler", message })
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// The queue, also after a panic elsewhere: it is consistent between statements.
     pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -137,7 +132,6 @@ impl Handle {
     pub fn submit(&self, request: Request, output: Box<dyn Output>) -> Result<RequestId, Refused> {
         let shared = &*self.shared;
         shared.limits.check(&request)?;
-        shared.check_sampler(&request)?;
         let tokens = request.prompt.len() as u64;
         let request = Box::new(request);
         let mut queue = shared.queue();
@@ -146,6 +140,10 @@ impl Handle {
         }
         if shared.draining.load(Ordering::Acquire) {
             return Err(Refused::Draining);
+        }
+        if let Some(name) = request.sampler.as_ref().filter(|name| !queue.samplers.contains(name)) {
+            let message = format!("names {name:?}, which is not loaded");
+            return Err(Refused::Invalid { field: "policy.sampler", message });
         }
         if queue.requests >= shared.max_waiting || queue.tokens + tokens > shared.max_waiting_tokens {
             return Err(Refused::QueueFull);
@@ -170,6 +168,36 @@ impl Handle {
     pub fn end_branch(&self, id: RequestId, branch: u32) {
         self.shared.queue().commands.push(Command::EndBranch(id, branch));
         self.wake();
+    }
+
+    /// Adds a sampling policy, or replaces the one of its name; requests that began with that one keep it.
+    pub fn install_sampler(&self, named: Named) {
+        let mut queue = self.shared.queue();
+        queue.samplers.retain(|name| *name != named.name);
+        queue.samplers.push(named.name.clone());
+        queue.commands.push(Command::Install(named));
+        drop(queue);
+        self.wake();
+    }
+
+    /// New requests cannot name the policy any more; those that began with it keep it.
+    pub fn remove_sampler(&self, name: &str) {
+        let mut queue = self.shared.queue();
+        queue.samplers.retain(|other| other != name);
+        queue.commands.push(Command::Remove(name.to_owned()));
+        drop(queue);
+        self.wake();
+    }
+
+    /// From the next step on.
+    pub fn set_scheduler(&self, scheduler: Box<dyn Scheduler>) {
+        self.shared.queue().commands.push(Command::Schedule(scheduler));
+        self.wake();
+    }
+
+    /// Names of the sampling policies that a request can choose.
+    pub fn samplers(&self) -> Vec<String> {
+        self.shared.queue().samplers.clone()
     }
 
     pub fn stats(&self) -> Stats {

@@ -30,6 +30,11 @@ impl Engine {
                     }
                 }
                 Command::EndBranch(id, branch) => self.end_branch(id, branch),
+                Command::Install(named) => self.install(named),
+                Command::Remove(name) => {
+                    self.samplers.retire(&name);
+                }
+                Command::Schedule(scheduler) => self.scheduler = scheduler,
             }
         }
         self.inbox = commands;
@@ -62,6 +67,7 @@ impl Engine {
             tenant: request.tenant,
             deadline_us: request.deadline_us.unwrap_or(u64::MAX),
             limit,
+            prefix: prefix(&prompt, self.limits.block_tokens, request.tenant),
             special: request.n > 1 || request.prompt_logprobs.is_some() || request.max_tokens == 0,
         };
         let live = self.live(id, &mut request, &prompt, output);
@@ -110,12 +116,11 @@ impl Engine {
     fn live(&self, id: RequestId, request: &mut Request, prompt: &[u32], output: Box<dyn Output>) -> Live {
         let first = TokenLogprob { token: prompt[0], logprob: None, top: Vec::new() };
         let scores = |alternatives| Scores { alternatives, entries: vec![first] };
-        let attribute = |key| request.attributes.iter().find(|(name, _)| name == key).map(|(_, value)| value);
         let rest = Particulars {
             id,
             started: false,
             row: row(&request.sampling),
-            sampler: attribute("sampler").and_then(|name| self.samplers.position(name)),
+            sampler: request.sampler.as_ref().and_then(|name| self.samplers.position(name)),
             params: std::mem::take(&mut request.sampling),
             min_tokens: request.min_tokens,
             scores: request.prompt_logprobs.map(scores),
@@ -163,6 +168,12 @@ fn row(params: &Params) -> abi::Row {
         top_k: params.top_k,
         ..abi::Row::default()
     }
+}
+
+/// The same for prompts that begin alike; no cache relies on it.
+fn prefix(prompt: &[u32], block_tokens: u32, tenant: u64) -> u64 {
+    let first = &prompt[..prompt.len().min(block_tokens as usize)];
+    first.iter().fold(tenant, |hash, &token| mix(hash, u64::from(token)))
 }
 
 /// Whose prefixes a request may share.

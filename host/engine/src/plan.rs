@@ -1,7 +1,7 @@
 //! What the next step computes: ask the scheduler, check its answer, fall back to the default.
 
-use tokenmill_policy::Attributes;
-use tokenmill_policy::schedule::{Scheduler, View};
+use tokenmill_policy::Error;
+use tokenmill_policy::schedule::{Attributes, Columns, Scheduler};
 
 use crate::engine::Engine;
 use crate::event::Failure;
@@ -34,7 +34,7 @@ impl Engine {
     /// Whether the scheduler, or the default, gave a valid order.
     fn ask(&mut self, default: bool) -> bool {
         let sequences = &self.sequences;
-        let view = View {
+        let view = Columns {
             now_us: self.now_us,
             token_budget: self.config.max_batched_tokens,
             free_blocks: self.pool.available(),
@@ -48,13 +48,21 @@ impl Engine {
             priority: &sequences.priority,
             tenant: &sequences.tenant,
             deadline_us: &sequences.deadline_us,
+            prefix: &sequences.prefix,
             finished: &self.finished,
-            attributes: &Fields { sequences, requests: &self.requests },
+            attributes: Some(&Fields { sequences, requests: &self.requests }),
         };
         self.order.clear();
         let scheduler: &mut dyn Scheduler = if default { &mut self.fallback } else { &mut *self.scheduler };
-        let answer = scheduler.plan(&view, &mut self.order);
-        answer.is_ok() && self.room.mark(&self.order, sequences.len())
+        if scheduler.plan(&view, &mut self.order).is_err() {
+            return false;
+        }
+        let valid = self.room.mark(&self.order, sequences.len());
+        if !valid {
+            let why = "its order names a sequence that is unknown or listed twice, or has unequal columns";
+            scheduler.refused(&Error::Undecided(why.into()));
+        }
+        valid
     }
 
     fn reject(&mut self) {

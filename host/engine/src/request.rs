@@ -28,7 +28,9 @@ pub struct Request {
     pub deadline_us: Option<u64>,
     /// Requests of one tenant share cached prefixes only under the same salt.
     pub cache_salt: u64,
-    /// For policies: `policy.<key>` fields, verbatim. `sampler` names the sampling policy.
+    /// Name of the sampling policy; none: the device samples with the request's parameters alone.
+    pub sampler: Option<String>,
+    /// Arguments for policies: the fields `policy.args.<key>`, strings as they are, anything else as JSON.
     pub attributes: Vec<(String, String)>,
 }
 

@@ -23,6 +23,8 @@ pub(crate) struct Sequences {
     pub(crate) priority: Vec<i32>,
     pub(crate) tenant: Vec<u64>,
     pub(crate) deadline_us: Vec<u64>,
+    /// Equal where prompts begin alike.
+    pub(crate) prefix: Vec<u64>,
     /// The engine's own; no policy sees them.
     pub(crate) own: Vec<Own>,
     pub(crate) slots: Vec<Sequence>,
@@ -102,6 +104,7 @@ pub(crate) struct Arrival {
     pub(crate) priority: i32,
     pub(crate) tenant: u64,
     pub(crate) deadline_us: u64,
+    pub(crate) prefix: u64,
     pub(crate) limit: u32,
     pub(crate) special: bool,
 }
@@ -131,6 +134,7 @@ impl Sequences {
         self.priority.push(arrival.priority);
         self.tenant.push(arrival.tenant);
         self.deadline_us.push(arrival.deadline_us);
+        self.prefix.push(arrival.prefix);
         let Arrival { limit, special, .. } = arrival;
         self.own.push(Own {
             slot,
@@ -184,6 +188,7 @@ impl Sequences {
             self.priority[to] = self.priority[from];
             self.tenant[to] = self.tenant[from];
             self.deadline_us[to] = self.deadline_us[from];
+            self.prefix[to] = self.prefix[from];
             to += 1;
         }
         self.own.truncate(to);
@@ -195,6 +200,7 @@ impl Sequences {
         self.priority.truncate(to);
         self.tenant.truncate(to);
         self.deadline_us.truncate(to);
+        self.prefix.truncate(to);
     }
 
     /// The newest row of a sequence decides its next token.

@@ -149,7 +149,7 @@ impl Engine {
     }
 
     /// Brings the shared counters up to date.
-    fn publish(&mut self) -> Progress {
+    pub(crate) fn publish(&mut self) -> Progress {
         let states = self.sequences.resident.iter().zip(&self.sequences.pending);
         let count = |(running, waiting), (&resident, &pending): (&u32, &u32)| {
             (running + u32::from(resident > 0), waiting + u32::from(resident == 0 && pending > 0))

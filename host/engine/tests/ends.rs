@@ -108,7 +108,7 @@ fn bad_requests_are_refused_by_field() {
     assert_eq!(field(Request { stop_tokens: vec![1000], ..greedy([1], 1) }), "stop_token_ids");
     assert_eq!(field(Request { logprobs: Some(1001), ..greedy([1], 1) }), "logprobs");
     assert_eq!(field(Request { prompt_logprobs: Some(1001), ..greedy([1], 1) }), "prompt_logprobs");
-    let named = Request { attributes: vec![("sampler".into(), "none".into())], ..greedy([1], 1) };
+    let named = Request { sampler: Some("none".into()), ..greedy([1], 1) };
     assert_eq!(field(named), "policy.sampler");
     // 256 blocks of 4 tokens: the pool bounds the length, though the model could do more.
     assert_eq!(handle.limits().max_model_len, 1024);

@@ -130,10 +130,10 @@ fn an_overloaded_pool_recomputes_little() {
 }
 
 /// Answers from a table of misbehaviours.
-struct Broken(fn(&View<'_>, &mut Order) -> Result<(), Error>);
+struct Broken(fn(&dyn View, &mut Order) -> Result<(), Error>);
 
 impl Scheduler for Broken {
-    fn plan(&mut self, view: &View<'_>, order: &mut Order) -> Result<(), Error> {
+    fn plan(&mut self, view: &dyn View, order: &mut Order) -> Result<(), Error> {
         (self.0)(view, order)
     }
 }
@@ -146,7 +146,7 @@ fn a_bad_scheduler_is_replaced_by_the_default() {
         drive(&mut engine);
         log.tokens(0)
     };
-    let misbehaviours: [fn(&View<'_>, &mut Order) -> Result<(), Error>; 7] = [
+    let misbehaviours: [fn(&dyn View, &mut Order) -> Result<(), Error>; 7] = [
         |_, _| Err(Error::Undecided("trap".into())),
         |_, _| Ok(()),
         |_, order| {
@@ -183,8 +183,8 @@ fn a_bad_scheduler_is_replaced_by_the_default() {
 
 #[test]
 fn an_order_is_clipped_to_budget_and_pending() {
-    let greedy_order = |view: &View<'_>, order: &mut Order| {
-        (0..view.ids.len() as u32).rev().for_each(|i| order.run(&[i], &[u32::MAX]));
+    let greedy_order = |view: &dyn View, order: &mut Order| {
+        (0..view.ids().len() as u32).rev().for_each(|i| order.run(&[i], &[u32::MAX]));
         Ok(())
     };
     let mut engine = Setup { blocks: 24, ..Setup::default() }
@@ -202,15 +202,15 @@ fn an_order_is_clipped_to_budget_and_pending() {
 struct Watching(Arc<Mutex<HashMap<u64, Vec<(u32, u32, u32)>>>>, Fcfs);
 
 impl Scheduler for Watching {
-    fn plan(&mut self, view: &View<'_>, order: &mut Order) -> Result<(), Error> {
+    fn plan(&mut self, view: &dyn View, order: &mut Order) -> Result<(), Error> {
         let mut seen = self.0.lock().unwrap();
-        for i in 0..view.ids.len() {
-            let state = (view.pending[i], view.resident[i], view.generated[i]);
-            seen.entry(view.ids[i]).or_default().push(state);
-            assert_eq!(view.attributes.attribute(i, "k"), Some("v"));
-            assert_eq!((view.tenant[i], view.priority[i], view.deadline_us[i]), (9, -4, 77));
+        for i in 0..view.ids().len() {
+            let state = (view.pending()[i], view.resident()[i], view.generated()[i]);
+            seen.entry(view.ids()[i]).or_default().push(state);
+            assert_eq!(view.attribute(i, "k").as_deref(), Some("v"));
+            assert_eq!((view.tenant()[i], view.priority()[i], view.deadline_us()[i]), (9, -4, 77));
         }
-        for id in view.finished {
+        for id in view.finished() {
             seen.entry(*id).or_default().push((0, 0, u32::MAX));
         }
         self.1.plan(view, order)
@@ -242,8 +242,8 @@ fn schedulers_see_how_far_sequences_are() {
 
 #[test]
 fn a_rejected_request_fails() {
-    let refuse_all = |view: &View<'_>, order: &mut Order| {
-        order.reject(&(0..view.ids.len() as u32).collect::<Vec<_>>());
+    let refuse_all = |view: &dyn View, order: &mut Order| {
+        order.reject(&(0..view.ids().len() as u32).collect::<Vec<_>>());
         Ok(())
     };
     let mut engine = Setup::default().engine_with(Box::new(Broken(refuse_all)), Samplers::default());

@@ -11,8 +11,8 @@ use tokenmill_engine::{Failure, FinishReason, Request, Samplers};
 use tokenmill_policy::sample::{Choices, Knobs, Logits, Mask, Sampler, View};
 use tokenmill_policy::{Error, Fcfs, Named};
 
-type Plan = Box<dyn FnMut(&View<'_>, &mut Knobs) -> Result<(), Error> + Send>;
-type Pick = Box<dyn FnMut(&View<'_>, &mut dyn Logits, &[u32], &mut Choices) -> Result<(), Error> + Send>;
+type Plan = Box<dyn FnMut(&dyn View, &mut Knobs) -> Result<(), Error> + Send>;
+type Pick = Box<dyn FnMut(&dyn View, &mut dyn Logits, &[u32], &mut Choices) -> Result<(), Error> + Send>;
 
 struct Made {
     plan: Plan,
@@ -20,13 +20,13 @@ struct Made {
 }
 
 impl Sampler for Made {
-    fn plan(&mut self, view: &View<'_>, knobs: &mut Knobs) -> Result<(), Error> {
+    fn plan(&mut self, view: &dyn View, knobs: &mut Knobs) -> Result<(), Error> {
         (self.plan)(view, knobs)
     }
 
     fn pick(
         &mut self,
-        view: &View<'_>,
+        view: &dyn View,
         logits: &mut dyn Logits,
         rows: &[u32],
         choices: &mut Choices,
@@ -51,7 +51,7 @@ fn nobody_picks() -> Pick {
 }
 
 fn asking(request: Request) -> Request {
-    Request { attributes: vec![("sampler".into(), "made".into()), ("x".into(), "y".into())], ..request }
+    Request { sampler: Some("made".into()), attributes: vec![("x".into(), "y".into())], ..request }
 }
 
 #[test]
@@ -59,9 +59,9 @@ fn knobs_turn_the_rows_of_their_requests_only() {
     let plain = run(false, Box::new(|_, _| Ok(())), nobody_picks(), &[greedy(0..9, 12)]).0[0].tokens(0);
     let even: Mask = (0..1000u32.div_ceil(32)).map(|_| 0x5555_5555).collect();
     let plan: Plan = Box::new(move |view, knobs| {
-        for row in 0..view.ids.len() as u32 {
+        for row in 0..view.ids().len() as u32 {
             knobs.allow.push((row, even.clone()));
-            if view.positions[row as usize] == 12 {
+            if view.positions()[row as usize] == 12 {
                 knobs.bias.push((row, 500, 1000.0));
             }
         }
@@ -84,12 +84,12 @@ fn a_policy_sees_every_token_once_and_the_end() {
     let inside = Arc::clone(&seen);
     let plan: Plan = Box::new(move |view, _| {
         let mut seen = inside.lock().unwrap();
-        seen.1.extend_from_slice(view.finished);
-        for row in 0..view.ids.len() {
-            assert_eq!(view.attributes.attribute(row, "x"), Some("y"));
-            if view.ids[row] == 1 {
-                seen.0.extend_from_slice(view.accepted.get(row));
-                assert_eq!(seen.0.len() as u32, view.positions[row]);
+        seen.1.extend_from_slice(view.finished());
+        for row in 0..view.ids().len() {
+            assert_eq!(view.attribute(row, "x"), Some("y".into()));
+            if view.ids()[row] == 1 {
+                seen.0.extend_from_slice(view.accepted().get(row));
+                assert_eq!(seen.0.len() as u32, view.positions()[row]);
             }
         }
         Ok(())
@@ -106,13 +106,13 @@ fn a_policy_sees_every_token_once_and_the_end() {
 fn inspected_rows_are_accepted_deferred_or_ended() {
     let plain = run(false, Box::new(|_, _| Ok(())), nobody_picks(), &[greedy(0..9, 12)]).0[0].tokens(0);
     let plan: Plan = Box::new(|view, knobs| {
-        knobs.inspect.extend(0..view.ids.len() as u32);
+        knobs.inspect.extend(0..view.ids().len() as u32);
         Ok(())
     });
     // The second most likely at position 10, the device's choice elsewhere, the end at position 13.
     let pick: Pick = Box::new(|view, logits, rows, choices| {
         for &row in rows {
-            match view.positions[row as usize] {
+            match view.positions()[row as usize] {
                 10 => {
                     let (ids, logprobs) = logits.top_k(row, 2)?;
                     let all = logits.read(row)?;
@@ -212,7 +212,7 @@ fn a_policy_that_failed_is_told_everything_again() {
     let inside = Arc::clone(&lens);
     let plan: Plan = Box::new(move |view, _| {
         let mut lens = inside.lock().unwrap();
-        lens.push(view.accepted.get(0).len());
+        lens.push(view.accepted().get(0).len());
         if lens.len() == 2 { Err(Error::Undecided("trap".into())) } else { Ok(()) }
     });
     run(false, plan, nobody_picks(), &[asking(greedy(0..9, 4))]);

@@ -92,6 +92,16 @@ impl ApiError {
         Self { retry_after: Some(5), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, Some("draining"), message) }
     }
 
+    pub(crate) fn loading() -> Self {
+        let message = "the model is loading";
+        Self { retry_after: Some(5), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, Some("loading"), message) }
+    }
+
+    pub(crate) fn hung() -> Self {
+        let message = "the device has finished no step for too long";
+        Self { retry_after: Some(5), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, Some("hung"), message) }
+    }
+
     pub(crate) fn internal() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, Some("internal_error"), "internal error")
     }
@@ -161,6 +171,7 @@ impl From<&Failure> for ApiError {
         let fault = |code, message: &str| Self::new(StatusCode::INTERNAL_SERVER_ERROR, Some(code), message);
         match failure {
             Failure::Shutdown => return Self::draining(),
+            Failure::Refused(why) => return Self::invalid("policy", why.as_str()),
             Failure::Rejected => {
                 return Self {
                     retry_after: Some(1),

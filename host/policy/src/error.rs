@@ -8,3 +8,11 @@ pub enum Error {
     #[error("the policy did not decide: {0}")]
     Undecided(String),
 }
+
+/// For policies that take no configuration.
+pub(crate) fn no_config(config: &str) -> Result<(), Error> {
+    match config.trim() {
+        "" | "{}" => Ok(()),
+        _ => Err(Error::BadConfig("this policy takes none".into())),
+    }
+}

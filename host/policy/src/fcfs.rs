@@ -17,15 +17,15 @@ pub struct Fcfs {
 const LEAST: u32 = 8;
 
 impl Scheduler for Fcfs {
-    fn plan(&mut self, view: &View<'_>, order: &mut Order) -> Result<(), Error> {
+    fn plan(&mut self, view: &dyn View, order: &mut Order) -> Result<(), Error> {
         let decoding = self.find_prompts(view);
-        self.share(view, view.token_budget.saturating_sub(decoding));
+        self.share(view, view.token_budget().saturating_sub(decoding));
         let mut prompts = self.prompts.iter().zip(&self.shares).peekable();
-        order.indices.reserve(view.pending.len());
-        order.tokens.reserve(view.pending.len());
-        for (i, &pending) in view.pending.iter().enumerate() {
-            let i = i as u32;
-            let resident = view.resident[i as usize] > 0;
+        let (pendings, residents) = (view.pending(), view.resident());
+        order.indices.reserve(pendings.len());
+        order.tokens.reserve(pendings.len());
+        for (i, (&pending, &resident)) in pendings.iter().zip(residents).enumerate() {
+            let (i, resident) = (i as u32, resident > 0);
             let tokens = match prompts.next_if(|(prompt, _)| **prompt == i) {
                 Some((_, &share)) => share,
                 None => u32::from(pending == 1 && resident),
@@ -42,11 +42,11 @@ impl Scheduler for Fcfs {
 
 impl Fcfs {
     /// Lists the sequences that have more than one token to compute, or could start; counts the others.
-    fn find_prompts(&mut self, view: &View<'_>) -> u32 {
+    fn find_prompts(&mut self, view: &dyn View) -> u32 {
         self.prompts.clear();
         let mut decoding = 0;
-        let mut starts = view.free_seqs;
-        for (i, (&pending, &resident)) in view.pending.iter().zip(view.resident).enumerate() {
+        let mut starts = view.free_seqs();
+        for (i, (&pending, &resident)) in view.pending().iter().zip(view.resident()).enumerate() {
             if resident > 0 && pending <= 1 {
                 decoding += pending;
             } else if pending > 0 && (resident > 0 || starts > 0) {
@@ -57,7 +57,8 @@ impl Fcfs {
         decoding
     }
 
-    fn share(&mut self, view: &View<'_>, mut left: u32) {
+    fn share(&mut self, view: &dyn View, mut left: u32) {
+        let (pending, budget) = (view.pending(), view.token_budget());
         self.shares.clear();
         self.shares.resize(self.prompts.len(), 0);
         let last = self.prompts.len().saturating_sub(1);
@@ -67,12 +68,9 @@ impl Fcfs {
                 if left == 0 {
                     return;
                 }
-                let most = if all || nth == last {
-                    left
-                } else {
-                    left.div_ceil(2).max(view.token_budget / LEAST).min(left)
-                };
-                let more = (view.pending[i as usize] - *share).min(most);
+                let most =
+                    if all || nth == last { left } else { left.div_ceil(2).max(budget / LEAST).min(left) };
+                let more = (pending[i as usize] - *share).min(most);
                 *share += more;
                 left -= more;
             }
@@ -83,34 +81,10 @@ impl Fcfs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Attributes;
-
-    struct None;
-    impl Attributes for None {
-        fn attribute(&self, _: usize, _: &str) -> Option<&str> {
-            Option::None
-        }
-    }
+    use crate::schedule::Columns;
 
     fn plan(budget: u32, free_seqs: u32, pending: &[u32], resident: &[u32]) -> Vec<(u32, u32)> {
-        let n = pending.len();
-        let view = View {
-            now_us: 0,
-            token_budget: budget,
-            free_blocks: 100,
-            block_tokens: 16,
-            free_seqs,
-            ids: &(0..n as u64).collect::<Vec<_>>(),
-            pending,
-            resident,
-            generated: &vec![0; n],
-            arrived_us: &vec![0; n],
-            priority: &vec![0; n],
-            tenant: &vec![0; n],
-            deadline_us: &vec![u64::MAX; n],
-            finished: &[],
-            attributes: &None,
-        };
+        let view = Columns { token_budget: budget, free_seqs, pending, resident, ..Columns::default() };
         let mut order = Order::default();
         assert_eq!(Fcfs::default().plan(&view, &mut order), Ok(()));
         order.indices.into_iter().zip(order.tokens).collect()
