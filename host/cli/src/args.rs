@@ -39,6 +39,9 @@ pub(crate) struct EngineArgs {
     /// Tokens computed in one step, at most; prompts are cut into chunks that fit.
     #[arg(long, default_value_t = 2048)]
     pub(crate) max_num_batched_tokens: u32,
+    /// Tokens to guess ahead in each step from the sequence's own text (prompt lookup); 0: none.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) num_speculative_tokens: u32,
     /// Compute every prompt from its first token.
     #[arg(long)]
     pub(crate) no_enable_prefix_caching: bool,

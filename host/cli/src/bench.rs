@@ -52,6 +52,7 @@ impl Bench {
         let engine = EngineArgs {
             max_num_seqs: self.sequences,
             max_num_batched_tokens: self.sequences.max(self.prompt.min(512)),
+            num_speculative_tokens: 0,
             no_enable_prefix_caching: true,
             seed: 0,
         };

@@ -74,6 +74,7 @@ impl Run {
         let engine = EngineArgs {
             max_num_seqs: 1,
             max_num_batched_tokens: 512,
+            num_speculative_tokens: 0,
             no_enable_prefix_caching: true,
             seed: self.seed,
         };

@@ -83,6 +83,7 @@ pub(crate) fn start(
         max_waiting_tokens: MAX_WAITING_TOKENS,
         prefix_caching: !engine.no_enable_prefix_caching,
         depth: DEPTH,
+        draft_tokens: engine.num_speculative_tokens,
         seed: engine.seed,
     };
     let engine = Engine::new(model, Box::new(Fcfs::default()), Samplers::default(), config)?;

@@ -3,6 +3,7 @@
 
 use tokenmill_backend::Batch;
 
+use crate::draft::Draft;
 use crate::sequences::Reference;
 
 /// Entries of a block table beyond what is in use, so that it can grow in place. They are never read:
@@ -180,6 +181,8 @@ pub(crate) struct Step {
     /// Sequences without a row.
     pub(crate) silent: Vec<Reference>,
     pub(crate) rows: Vec<Row>,
+    /// Those of the rows that stand on a guess, in order.
+    pub(crate) drafts: Vec<Draft>,
     /// Sequences whose prompt fills blocks with this step, and their tokens after it.
     pub(crate) filled: Vec<(Reference, u32)>,
     /// Sequences that end with this step although it samples nothing for them.
@@ -203,6 +206,7 @@ impl Step {
         self.ticket = None;
         self.silent.clear();
         self.rows.clear();
+        self.drafts.clear();
         self.filled.clear();
         self.scored.clear();
         self.ended.clear();

@@ -13,6 +13,9 @@ pub struct Config {
     pub prefix_caching: bool,
     /// Steps in flight: 1, or 2 to plan a step while the device runs the one before.
     pub depth: u32,
+    /// Tokens to guess ahead of a sequence in a step, at most (prompt lookup); 0: none. A guess follows from
+    /// the newest token, so with them one step is in flight, whatever `depth` says.
+    pub draft_tokens: u32,
     /// Mixed into the seed of every row.
     pub seed: u64,
 }
@@ -27,6 +30,7 @@ impl Default for Config {
             max_waiting_tokens: 1 << 22,
             prefix_caching: true,
             depth: 2,
+            draft_tokens: 0,
             seed: 0,
         }
     }

@@ -46,6 +46,8 @@ pub struct Engine {
     pub(crate) room: Room,
     pub(crate) columns: Columns,
     pub(crate) sampling: Sampling,
+    /// Guesses for the sequence that is being placed.
+    pub(crate) guesses: Vec<u32>,
     pub(crate) in_flight: Option<Step>,
     /// Steps to use again, for their memory.
     pub(crate) spare: Vec<Step>,
@@ -81,7 +83,7 @@ fn within(info: &Info, config: &Config) -> Result<(Config, Limits), Error> {
             return Err(Error::Zero { field });
         }
     }
-    let depth = config.depth.min(info.depth).min(2);
+    let depth = if config.draft_tokens > 0 { 1 } else { config.depth.min(info.depth).min(2) };
     let config = Config { max_seqs, max_batched_tokens, max_model_len, depth, ..*config };
     let limits = Limits {
         vocab: info.vocab,
@@ -121,6 +123,7 @@ impl Engine {
             order: Order::default(),
             columns: Columns::new(limits.n_blocks, config.max_batched_tokens, config.max_seqs),
             sampling: Sampling::default(),
+            guesses: Vec::new(),
             in_flight: None,
             spare: vec![Step::default(), Step::default()],
             serial: 0,

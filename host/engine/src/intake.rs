@@ -69,8 +69,13 @@ impl Engine {
             limit,
             prefix: prefix(&prompt, self.limits.block_tokens, request.tenant),
             special: request.n > 1 || request.prompt_logprobs.is_some() || request.max_tokens == 0,
+            drafts: false,
         };
         let live = self.live(id, &mut request, &prompt, output);
+        // Penalties and policies count on every token before a row's.
+        let drafts =
+            self.config.draft_tokens > 0 && !live.rest.params.penalises() && live.rest.sampler.is_none();
+        let arrival = Arrival { drafts, ..arrival };
         let adjusted = !live.rest.params.logit_bias.is_empty()
             || live.rest.min_tokens > 0
             || live.rest.params.penalises();

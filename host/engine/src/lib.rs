@@ -12,6 +12,7 @@ mod batch;
 mod config;
 mod consult;
 mod deliver;
+mod draft;
 mod engine;
 mod event;
 mod handle;

@@ -10,6 +10,9 @@ impl Engine {
         step.serial = self.serial.wrapping_add(1).max(1);
         self.columns.clear();
         self.room.new_step(in_flight);
+        if self.config.draft_tokens > 0 {
+            self.room.drafts = self.room_for_drafts();
+        }
         for k in 0..self.order.indices.len() {
             let (i, tokens) = (self.order.indices[k] as usize, self.order.tokens[k]);
             if tokens > 0 && !self.continues(&mut step, i) {
@@ -64,8 +67,12 @@ impl Engine {
         let wanted = wanted.min(self.sequences.pending[i]).min(self.scorable(k, i, rows));
         let to = self.sequences.resident[i] + wanted;
         if to <= self.sequences.own[i].covered || self.grow(k, i, to) {
-            self.room.tokens -= wanted;
+            if self.room.drafts > 0 && wanted == self.sequences.pending[i] {
+                self.guess(k, i, to);
+            }
+            self.room.tokens -= wanted + self.guesses.len() as u32;
             self.push(step, i, wanted);
+            self.guesses.clear();
         }
     }
 
@@ -88,6 +95,7 @@ impl Engine {
                 self.columns.push_token(-1 - own.row as i32);
             }
         }
+        self.guesses.iter().for_each(|&guess| self.columns.push_token(guess as i32));
         let slots = &self.sequences.slots;
         let shift = self.room.block_shift;
         self.columns.push_lane(
@@ -109,6 +117,7 @@ impl Engine {
             let row = self.columns.push_row(first + n - 1);
             step.rows.push(Row { sequence: reference, at: to });
             self.sequences.expect(i, step.serial, row);
+            self.push_guesses(step, reference, first + n - 1, to);
         } else {
             step.silent.push(reference);
         }
@@ -116,7 +125,7 @@ impl Engine {
 
     /// Makes `i` own blocks for the positions up to `to`; whoever comes after place `k` of the order
     /// may be preempted for it.
-    fn grow(&mut self, k: usize, i: usize, to: u32) -> bool {
+    pub(crate) fn grow(&mut self, k: usize, i: usize, to: u32) -> bool {
         let own = self.sequences.own[i];
         let from = self.sequences.resident[i];
         loop {

@@ -17,6 +17,8 @@ pub(crate) struct Room {
     pub(crate) seats: u32,
     /// Tokens that the step can still take.
     pub(crate) tokens: u32,
+    /// Of them, those that may be guesses.
+    pub(crate) drafts: u32,
     /// Nobody else starts in this step: the next in order could not.
     pub(crate) blocked: bool,
     /// Who could not start, and how many blocks were available then.
@@ -40,6 +42,7 @@ impl Room {
             block_shift: block_tokens.trailing_zeros(),
             seats: 0,
             tokens: 0,
+            drafts: 0,
             blocked: false,
             tried: None,
             in_flight: 0,

@@ -51,6 +51,8 @@ pub(crate) struct Own {
     pub(crate) row: u32,
     /// Needs more than one row when its pending tokens are done, or none: see `Engine::push_special`.
     pub(crate) special: bool,
+    /// Its next tokens may be guessed.
+    pub(crate) drafts: bool,
 }
 
 /// One branch of a request. What every step touches comes first and fills two cache lines.
@@ -107,6 +109,12 @@ pub(crate) struct Arrival {
     pub(crate) prefix: u64,
     pub(crate) limit: u32,
     pub(crate) special: bool,
+    pub(crate) drafts: bool,
+}
+
+impl Reference {
+    /// No sequence.
+    pub(crate) const NOBODY: Self = Self { slot: NONE, id: NONE };
 }
 
 impl Own {
@@ -135,7 +143,7 @@ impl Sequences {
         self.tenant.push(arrival.tenant);
         self.deadline_us.push(arrival.deadline_us);
         self.prefix.push(arrival.prefix);
-        let Arrival { limit, special, .. } = arrival;
+        let Arrival { limit, special, drafts, .. } = arrival;
         self.own.push(Own {
             slot,
             id: self.next as u32,
@@ -145,6 +153,7 @@ impl Sequences {
             step: NONE,
             row: 0,
             special,
+            drafts,
         });
         if slot as usize == self.slots.len() {
             self.slots.push(sequence);
@@ -212,13 +221,20 @@ impl Sequences {
         self.pending[index] = u32::from(self.resident[index] + 1 < own.limit);
     }
 
+    /// The token after the newest is known too, and its KV computed.
+    pub(crate) fn advance(&mut self, index: usize) {
+        self.resident[index] += 1;
+        self.generated[index] += 1;
+        self.pending[index] = u32::from(self.resident[index] + 1 < self.own[index].limit);
+    }
+
     pub(crate) fn reference(&self, index: usize) -> Reference {
         self.own[index].reference()
     }
 
     /// The sequence, unless it ended.
     pub(crate) fn get(&mut self, reference: Reference) -> Option<&mut Sequence> {
-        Some(&mut self.slots[reference.slot as usize]).filter(|sequence| sequence.id as u32 == reference.id)
+        self.slots.get_mut(reference.slot as usize).filter(|sequence| sequence.id as u32 == reference.id)
     }
 
     /// Those that have not ended.

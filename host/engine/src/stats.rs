@@ -19,6 +19,10 @@ pub struct Stats {
     pub prefix_queries: u64,
     pub prefix_hits: u64,
     pub preemptions: u64,
+    /// Times that a sequence's next tokens were guessed, tokens guessed, and those that were right.
+    pub drafts: u64,
+    pub draft_tokens: u64,
+    pub accepted_tokens: u64,
     pub finished: Finished,
     /// Steps in which a policy's answer was replaced by the built-in default.
     pub policy_fallbacks: u64,

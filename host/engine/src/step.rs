@@ -82,6 +82,7 @@ impl Engine {
             self.recycle(failed);
             return;
         }
+        self.verify(current);
         for (row, &token) in current.rows.iter().zip(&current.tokens) {
             // A sequence may have ended, and a row may score the prompt.
             let Some(sequence) = self.sequences.get(row.sequence) else { continue };

@@ -1,18 +1,19 @@
-//! The same tokens, however they come about: prefix hits, chunks, preemption, steps in flight, batch size
-//! and forks against each request alone.
+//! The same tokens, however they come about: prefix hits, chunks, preemption, steps in flight, speculation,
+//! batch size and forks against each request alone.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod support;
 
 use support::{Log, Setup, assert_empty, drive, greedy, step, submit};
-use tokenmill_engine::{Config, Params, Progress, Request};
+use tokenmill_engine::{Config, Params, Progress, Request, Stats};
 
-/// Requests that share prefixes of all lengths, greedy and drawn, some with penalties, some that fork.
+/// Requests that share prefixes of all lengths, greedy and drawn, some with penalties, some that fork, some
+/// that say the same token often.
 fn requests() -> Vec<Request> {
     let drawn = |seed| Params { seed, ..Params::default() };
     let penalised = Params { repetition: 1.3, presence: 0.5, frequency: 0.4, temperature: 0.8, ..drawn(5) };
-    let narrow = Params { top_k: 20, top_p: 0.9, min_p: 0.01, logit_bias: vec![(3, 2.0)], ..drawn(6) };
+    let narrow = Params { top_k: 20, top_p: 0.9, min_p: 0.01, logit_bias: vec![(3, 9.0)], ..drawn(6) };
     let mut requests = Vec::new();
     for (i, len) in [1, 5, 16, 17, 33, 40, 40, 31].into_iter().enumerate() {
         let mut request =
@@ -62,17 +63,18 @@ fn every_way_gives_the_tokens_of_the_plain_run() {
         })
         .collect();
     let expected = outputs(&alone, &requests);
-    let (mut preemptions, mut hits, mut runs) = (0, 0, 0);
+    let (mut preemptions, mut hits, mut accepted, mut runs) = (0, 0, 0, 0);
     for prefix_caching in [false, true] {
         for max_batched_tokens in [3, 7, 64] {
             for blocks in [20, 30, 256] {
-                for depth in [1, 2] {
+                for (depth, draft_tokens) in [(1, 0), (2, 0), (2, 5)] {
                     for max_seqs in [3, 32] {
                         for block_tokens in [4, 16] {
                             let config = Config {
                                 prefix_caching,
                                 max_batched_tokens,
                                 depth,
+                                draft_tokens,
                                 max_seqs,
                                 ..Config::default()
                             };
@@ -80,8 +82,9 @@ fn every_way_gives_the_tokens_of_the_plain_run() {
                             let setup = Setup { options, config, blocks, block_tokens, ..Setup::default() };
                             let (found, stats) = together(&setup, &requests);
                             assert_eq!(found, expected, "{config:?}, {blocks} blocks");
-                            preemptions += stats.0;
-                            hits += stats.1;
+                            preemptions += stats.preemptions;
+                            hits += stats.prefix_hits;
+                            accepted += stats.accepted_tokens;
                             runs += 1;
                         }
                     }
@@ -91,10 +94,11 @@ fn every_way_gives_the_tokens_of_the_plain_run() {
     }
     // Each way was taken.
     assert!(preemptions > runs && hits > 100 * runs, "{preemptions} preemptions, {hits} hits in {runs} runs");
+    assert!(accepted > 2 * runs, "{accepted} guesses were right in {runs} runs");
 }
 
 /// All requests twice, coming in while others run.
-fn together(setup: &Setup<'_>, requests: &[Request]) -> (Vec<Vec<Vec<u32>>>, (u64, u64)) {
+fn together(setup: &Setup<'_>, requests: &[Request]) -> (Vec<Vec<Vec<u32>>>, Stats) {
     let mut engine = setup.engine();
     let handle = engine.handle();
     let first: Vec<Log> = requests
@@ -112,6 +116,5 @@ fn together(setup: &Setup<'_>, requests: &[Request]) -> (Vec<Vec<Vec<u32>>>, (u6
     assert_empty(&engine);
     let found = outputs(&first, requests);
     assert_eq!(found, outputs(&second, requests), "the second time, {:?}", setup.config);
-    let stats = handle.stats();
-    (found, (stats.preemptions, stats.prefix_hits))
+    (found, handle.stats())
 }

@@ -64,10 +64,13 @@ proptest! {
         depth in 1..3u32,
         budget in 3..40u32,
         prefix_caching: bool,
+        // Few tokens recur often, so that guesses are right often.
+        (draft_tokens, vocab) in (0..6u32, prop_oneof![Just(51), Just(1000)]),
     ) {
         let config =
-            Config { depth, max_batched_tokens: budget, max_seqs: 6, prefix_caching, ..Config::default() };
-        let setup = Setup { blocks, config, max_rows: 8, options: "vocab=1000\neos=7@30", ..Setup::default() };
+            Config { depth, max_batched_tokens: budget, max_seqs: 6, prefix_caching, draft_tokens, ..Config::default() };
+        let options = format!("vocab={vocab}\neos=7@30");
+        let setup = Setup { blocks, config, max_rows: 8, options: &options, ..Setup::default() };
         let mut engine = setup.engine();
         let handle = engine.handle();
         let mut sent: Vec<(RequestId, Log, Option<usize>, Request)> = Vec::new();

@@ -166,9 +166,13 @@ impl Page {
             "finished_reason",
             &finished,
         );
-        for kind in ["drafts", "draft_tokens", "accepted_tokens"] {
-            let name = format!("vllm:spec_decode_num_{kind}_total");
-            self.counter(&name, "Speculative decoding; not in use.", 0);
+        let drafts = [
+            ("drafts", "Times that tokens were guessed ahead.", stats.drafts),
+            ("draft_tokens", "Tokens guessed.", stats.draft_tokens),
+            ("accepted_tokens", "Tokens guessed right.", stats.accepted_tokens),
+        ];
+        for (kind, help, count) in drafts {
+            self.counter(&format!("vllm:spec_decode_num_{kind}_total"), help, count);
         }
         let times = [
             ("vllm:time_to_first_token_seconds", "Arrival to first token.", &metrics.first_token_time),

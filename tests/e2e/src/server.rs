@@ -77,7 +77,7 @@ impl Setup {
             tensor_parallel: 1,
             block_tokens: 16,
             max_tokens: self.engine.max_batched_tokens,
-            max_rows: self.engine.max_seqs,
+            max_rows: self.engine.max_seqs.max(self.engine.max_batched_tokens.min(512)),
             max_seqs: self.engine.max_seqs,
             depth: 2,
             kv_bytes: self.kv_bytes,

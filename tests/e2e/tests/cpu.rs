@@ -65,9 +65,22 @@ fn gives_the_reference(server: &Running) {
 #[test]
 fn every_way_gives_the_same_greedy_tokens() {
     for max_batched_tokens in [1, 3, 16, 2048] {
-        for (max_seqs, depth, prefix_caching) in [(1, 1, false), (1, 2, true), (64, 1, true), (64, 2, false)]
-        {
-            let config = Config { max_batched_tokens, max_seqs, depth, prefix_caching, ..Config::default() };
+        for (max_seqs, depth, prefix_caching, draft_tokens) in [
+            (1, 1, false, 0),
+            (1, 2, true, 0),
+            (64, 1, true, 0),
+            (64, 2, false, 0),
+            (1, 2, false, 3),
+            (64, 2, true, 5),
+        ] {
+            let config = Config {
+                max_batched_tokens,
+                max_seqs,
+                depth,
+                prefix_caching,
+                draft_tokens,
+                ..Config::default()
+            };
             println!("{config:?}");
             gives_the_reference(&cpu(config).start());
         }
@@ -121,6 +134,7 @@ fn seeded_forks_are_the_same_everywhere() {
             assert_eq!(run(cpu(config)), plain, "{config:?}");
         }
     }
+    assert_eq!(run(cpu(Config { draft_tokens: 4, ..Config::default() })), plain);
     let small = Setup { kv_bytes: 8 * 8192, ..cpu(Config::default()) };
     assert_eq!(run(small), plain);
 }
@@ -141,4 +155,29 @@ fn echo_scores_a_cached_prompt_the_same() {
     assert!(logprobs["token_logprobs"].as_array().unwrap()[1..].iter().all(Value::is_f64), "{logprobs}");
     assert_eq!(logprobs, &second["choices"][0]["logprobs"]);
     server.settle();
+}
+
+/// A step that verifies guesses computes what the plain steps do. A bias makes the last text repetitive.
+#[test]
+fn guessed_tokens_are_the_plain_tokens_in_fewer_steps() {
+    let (prompt, _) = reference().pop().unwrap();
+    let run = |draft_tokens, body: &Value| {
+        let server = cpu(Config { draft_tokens, ..Config::default() }).start();
+        let answer = Client::new(server.address).post(PATH, body).ok();
+        server.settle();
+        (answer["choices"][0].clone(), server.engine.stats())
+    };
+    let mut accepted = 0;
+    let drawn = json!({"temperature": 0.7, "seed": 3, "logit_bias": {"7": 10, "9": 10}});
+    for extra in [json!({}), json!({"logprobs": 3}), drawn] {
+        let mut body = ask(&prompt, extra);
+        body["max_tokens"] = json!(80);
+        let (plain, before) = run(0, &body);
+        let (guessed, stats) = run(4, &body);
+        assert_eq!(guessed, plain);
+        assert_eq!((before.steps, stats.steps + stats.accepted_tokens), (80, 80));
+        accepted = stats.accepted_tokens;
+        assert!(accepted < stats.draft_tokens);
+    }
+    assert!(accepted > 20, "{accepted}");
 }
