@@ -12,6 +12,7 @@ mod models;
 mod progress;
 mod run;
 mod serve;
+mod text;
 mod wiring;
 
 use clap::{Parser, Subcommand};
@@ -40,6 +41,9 @@ enum Command {
     Backend(backend::Backend),
     /// Measure prefill and decode speed of a model on a backend.
     Bench(bench::Bench),
+    /// The process apart that `serve` and `run` start for hostile tokenizers and chat templates.
+    #[command(hide = true)]
+    TextWorker(text::Worker),
 }
 
 fn main() -> ExitCode {
@@ -61,6 +65,7 @@ fn main() -> ExitCode {
         Command::Models => models::list(),
         Command::Backend(backend) => backend.run(),
         Command::Bench(bench) => bench.run(),
+        Command::TextWorker(worker) => worker.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

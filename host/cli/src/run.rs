@@ -2,7 +2,7 @@
 
 use crate::{
     args::{self, EngineArgs, ModelArgs},
-    generation, models, wiring,
+    generation, models, text, wiring,
 };
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -69,8 +69,9 @@ impl Run {
             self.how.dtype.unwrap_or_default(),
         )?
         .path;
-        let tokenizer = Arc::new(Tokenizer::from_dir(&dir)?);
-        let prompt = self.tokens(&tokenizer, ChatTemplate::from_dir(&dir)?)?;
+        let (tokenizer, template) = text::open(&dir)?;
+        let tokenizer = Arc::new(tokenizer);
+        let prompt = self.tokens(&tokenizer, template)?;
         let engine = EngineArgs {
             max_num_seqs: 1,
             max_num_batched_tokens: 512,
@@ -79,7 +80,7 @@ impl Run {
             seed: self.seed,
         };
         let model = wiring::load(&dir, &self.how, &engine)?;
-        let (handle, thread) = wiring::start(model, self.how.max_model_len, &engine)?;
+        let (handle, thread) = wiring::start(model, self.how.max_model_len, &engine, Instant::now())?;
         let mut sampling = generation::params(&generation::defaults(&dir)?);
         sampling.temperature = self.temperature.unwrap_or(sampling.temperature);
         sampling.seed = self.seed;

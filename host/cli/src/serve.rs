@@ -2,21 +2,32 @@
 
 use crate::{
     args::{self, EngineArgs, ModelArgs},
-    generation, models, wiring,
+    generation, models, text, wiring,
 };
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
 use tokenmill_engine::Handle;
 use tokenmill_http::{App, Card, Limits};
 use tokenmill_text::{ChatTemplate, Tokenizer};
 use tokio::{
     net::{TcpListener, lookup_host},
     signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
 };
 
 /// Threads that speak HTTP; the rest of the machine computes.
 const HTTP_THREADS: usize = 2;
+/// Between two looks at whether the engine still runs.
+const GLANCE: Duration = Duration::from_millis(200);
+/// For the step in progress when the server has ended.
+const LAST_STEP: Duration = Duration::from_secs(3);
 
 #[derive(Args)]
 pub(crate) struct Serve {
@@ -47,21 +58,38 @@ impl Serve {
     pub(crate) fn run(self) -> Result<()> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(HTTP_THREADS).enable_all().build()?;
-        // The port first: a taken one should not cost a model's loading time.
+        // The port first: a taken one should not cost a model's loading time, and probes want an answer.
         let listener = runtime.block_on(self.listen())?;
+        let address = listener.local_addr()?;
+        let (loaded, wait) = oneshot::channel::<()>();
+        let loading = runtime.spawn(async move {
+            tokenmill_http::loading(&listener, &Limits::default(), async { _ = wait.await }).await;
+            listener
+        });
         let asked = args::model_or_default(self.model.as_ref());
         let dir = models::resolve(&asked, self.how.dtype.unwrap_or_default())?.path;
         let app = self.app(&dir, &asked)?;
         let model = wiring::load(&dir, &self.how, &self.engine)?;
-        let (engine, thread) = wiring::start(model, self.how.max_model_len, &self.engine)?;
-        announce(listener.local_addr()?, &app.card.name, app.tokenizer.is_some());
+        let epoch = Instant::now();
+        let (engine, thread) = wiring::start(model, self.how.max_model_len, &self.engine, epoch)?;
+        announce(address, &app.card.name, app.tokenizer.is_some());
+        let handle = engine.clone();
         runtime.block_on(async {
             let signals = Signals::new()?;
-            tokenmill_http::serve(listener, app.with(engine), signals.first())
-                .await
-                .context("the server stopped")
+            drop(loaded);
+            let listener = loading.await?;
+            let end = async {
+                tokio::select! {
+                    () = signals.first() => {}
+                    () = ended(&thread) => tracing::error!("the engine has stopped, and so does the server"),
+                }
+            };
+            tokenmill_http::serve(listener, app.with(engine, epoch), end).await.context("the server stopped")
         })?;
-        thread.join().map_err(|_| anyhow::anyhow!("the engine panicked"))?;
+        join(thread)?;
+        if handle.stats().lost {
+            bail!("the device was lost");
+        }
         Ok(())
     }
 
@@ -75,13 +103,14 @@ impl Serve {
 
     /// All of the server but its engine.
     fn app(&self, dir: &Path, asked: &str) -> Result<Unstarted> {
-        let tokenizer = match self.skip_tokenizer_init {
-            true => None,
-            false => Some(Arc::new(
-                Tokenizer::from_dir(dir).context("--skip-tokenizer-init serves a model without one")?,
-            )),
+        let (tokenizer, template) = match self.skip_tokenizer_init {
+            true => (None, None),
+            false => {
+                let (tokenizer, template) =
+                    text::open(dir).context("--skip-tokenizer-init serves a model without its tokenizer")?;
+                (Some(Arc::new(tokenizer)), template)
+            }
         };
-        let template = if tokenizer.is_some() { ChatTemplate::from_dir(dir)? } else { None };
         let mut names = self.served_model_name.clone();
         if names.is_empty() {
             names.push(args::short_name(asked));
@@ -110,9 +139,10 @@ struct Unstarted {
 }
 
 impl Unstarted {
-    fn with(self, engine: Handle) -> App {
+    fn with(self, engine: Handle, engine_start: Instant) -> App {
         App {
             engine,
+            engine_start,
             card: self.card,
             tokenizer: self.tokenizer,
             template: self.template,
@@ -123,6 +153,25 @@ impl Unstarted {
             limits: Limits::default(),
         }
     }
+}
+
+/// Waits for the end of the engine's thread: after the drain, or because its device is lost or it panicked.
+async fn ended(thread: &JoinHandle<()>) {
+    while !thread.is_finished() {
+        tokio::time::sleep(GLANCE).await;
+    }
+}
+
+/// A backend that never returns from a call cannot be stopped, only left behind.
+fn join(thread: JoinHandle<()>) -> Result<()> {
+    let until = Instant::now() + LAST_STEP;
+    while !thread.is_finished() {
+        if Instant::now() > until {
+            bail!("the backend hangs; left behind");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    thread.join().map_err(|_| anyhow::anyhow!("the engine panicked"))
 }
 
 /// The first SIGTERM or SIGINT drains; the second ends the process.

@@ -65,11 +65,12 @@ pub(crate) fn load(dir: &Path, model: &ModelArgs, engine: &EngineArgs) -> Result
     Ok(loaded)
 }
 
-/// Starts the engine's one thread.
+/// Starts the engine's one thread. Its clock stands at 0 at `epoch`.
 pub(crate) fn start(
     model: Model,
     max_model_len: Option<u32>,
     engine: &EngineArgs,
+    epoch: Instant,
 ) -> Result<(Handle, JoinHandle<()>)> {
     let longest = model.info().max_context;
     if let Some(asked) = max_model_len.filter(|asked| *asked > longest || *asked == 0) {
@@ -88,8 +89,7 @@ pub(crate) fn start(
     };
     let engine = Engine::new(model, Box::new(Fcfs::default()), Samplers::default(), config)?;
     let handle = engine.handle();
-    let start = Instant::now();
-    let clock = move || start.elapsed().as_micros() as u64;
+    let clock = move || epoch.elapsed().as_micros() as u64;
     let thread = Builder::new()
         .name("engine".to_owned())
         .spawn(move || engine.run(clock))

@@ -1,8 +1,9 @@
 //! What can go wrong with text, one variant per thing a caller can do about it.
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// An error of this crate. `File` speaks of the model directory; all others speak of one request.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum TextError {
     /// A file of the model directory is missing, unreadable or hostile: do not serve this model.
     #[error("{}: {reason}", path.display())]

@@ -21,6 +21,9 @@ const MAX_IDS: usize = 1 << 22;
 const PROBE: &str =
     "The 2 quick <b>foxes</b>\n\tjumped… über 日本語 👍🏽 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!";
 
+/// How long the runs are that a tokenizer must stand before it is used.
+const RUN_BYTES: usize = 32 << 10;
+
 /// The tokenizer of one model. Cheap to share (`Arc`); every method may be called from many threads.
 pub struct Tokenizer {
     inner: Inner,
@@ -132,6 +135,15 @@ impl Tokenizer {
 
     pub fn bos_id(&self) -> Option<u32> {
         self.bos
+    }
+
+    /// Encodes long runs and decodes every id, so that a tokenizer that fails on them does so in a process apart.
+    pub(crate) fn exercise(&self) -> Result<(), TextError> {
+        for unit in ["a", " ", "1", "^", "\n", "\u{200d}", "👍", "語", "a ", "<"] {
+            let ids = self.encode(&unit.repeat(RUN_BYTES / unit.len()), true)?;
+            self.decode(&ids, true)?;
+        }
+        (0..self.ids as u32).try_for_each(|id| self.decode(&[id], false).map(drop))
     }
 
     pub(crate) fn table(&self) -> Option<&ByteTable> {

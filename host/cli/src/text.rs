@@ -1,0 +1,35 @@
+//! The tokenizer and chat template of a model, tried and rendered in a process apart.
+
+use anyhow::Result;
+use clap::Args;
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+use tokenmill_text::{ChatTemplate, TextError, Tokenizer};
+
+#[derive(Args)]
+pub(crate) struct Worker {
+    dir: PathBuf,
+}
+
+impl Worker {
+    pub(crate) fn run(self) -> Result<()> {
+        Ok(tokenmill_text::work(&self.dir)?)
+    }
+}
+
+pub(crate) fn open(dir: &Path) -> Result<(Tokenizer, Option<ChatTemplate>), TextError> {
+    // On Linux this name stays right when the program is replaced by a newer one while it runs.
+    let program = match cfg!(target_os = "linux") {
+        true => PathBuf::from("/proc/self/exe"),
+        false => std::env::current_exe()
+            .map_err(|e| TextError::File { path: dir.into(), reason: e.to_string() })?,
+    };
+    let folder = dir.to_path_buf();
+    tokenmill_text::open_apart(dir, move || {
+        let mut command = Command::new(&program);
+        command.arg("text-worker").arg(&folder);
+        command
+    })
+}
