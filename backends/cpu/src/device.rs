@@ -4,7 +4,6 @@ use crate::attention;
 use crate::batch::Batch;
 use crate::buffer::Buffer;
 use crate::cache::{Cache, Store};
-use crate::embedding::Embedding;
 use crate::linear;
 use crate::memory::Parts;
 use crate::paths::Paths;
@@ -19,6 +18,9 @@ use tokenmill_backend_model::device::{
     Activation, Attention, CacheShape, Device, Heads, Matrix, QkNorm, RowSampling, Step,
 };
 use tokenmill_backend_model::error::Error;
+
+/// What reading an element of a packed row costs, in elements of other operations: it lies on another line.
+const EMBED_COST: usize = 4;
 
 /// Tokens and log-probabilities of one step's rows.
 #[derive(Default)]
@@ -71,7 +73,6 @@ impl Cpu {
 impl Device for Cpu {
     type Buffer = Buffer;
     type Weight = Weight;
-    type Embedding = Embedding;
     type Vector = Vec<f32>;
     type Rope = Rope;
     type Cache = Cache;
@@ -96,10 +97,6 @@ impl Device for Cpu {
 
     fn weight(&mut self, parts: &[Matrix<'_>]) -> Result<Weight, Error> {
         Weight::pack(parts)
-    }
-
-    fn embedding(&mut self, table: Matrix<'_>) -> Result<Embedding, Error> {
-        Embedding::new(&table)
     }
 
     fn vector(&mut self, values: &[f32]) -> Result<Vec<f32>, Error> {
@@ -140,21 +137,26 @@ impl Device for Cpu {
         &mut self,
         batch: &Batch,
         previous: Option<&Sampled>,
-        table: &Embedding,
+        table: &Weight,
         scale: f32,
         out: &mut Buffer,
     ) -> Result<(), Error> {
         out.set_rows(batch.tokens.len());
         let cols = table.cols;
-        for (&token, out) in batch.tokens.iter().zip(out.all_mut().chunks_exact_mut(cols)) {
-            let id = match previous {
-                Some(previous) if token < 0 => previous.tokens.get((-1 - token) as usize).copied(),
-                _ => Some(token),
-            };
-            // A row without a finite logit sampled -1: any token will do, for the host drops what follows.
-            let id = id.and_then(|id| usize::try_from(id).ok()).filter(|id| *id < table.rows);
-            table.read(id.unwrap_or(0), scale, out);
-        }
+        let out = Parts::new(out.all_mut());
+        self.pool.rows(batch.tokens.len(), EMBED_COST * cols, |tokens| {
+            for t in tokens {
+                let id = match (batch.tokens[t], previous) {
+                    (id @ ..0, Some(previous)) => previous.tokens.get((-1 - id) as usize).copied(),
+                    (id, _) => Some(id),
+                };
+                // A row without a finite logit sampled -1: any token will do, for the host drops what follows.
+                let id = id.and_then(|id| usize::try_from(id).ok()).filter(|id| *id < table.rows);
+                // SAFETY: chunks hold disjoint tokens.
+                let out = unsafe { out.part(t * cols..(t + 1) * cols) };
+                table.read_row(id.unwrap_or(0), scale, out);
+            }
+        });
         Ok(())
     }
 

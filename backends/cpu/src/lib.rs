@@ -9,7 +9,6 @@ mod batch;
 mod buffer;
 mod cache;
 pub mod device;
-mod embedding;
 mod isa;
 mod linear;
 mod math;

@@ -19,11 +19,12 @@ unsafe impl Plain for f32 {}
 // SAFETY: plain numbers.
 unsafe impl Plain for u16 {}
 
-/// A zeroed slice that begins on a cache line; large ones ask for huge pages.
+/// A zeroed slice that begins on a cache line; large ones ask for huge pages. Pages that nobody wrote take no memory.
 pub struct Slab<T: Plain> {
     start: *mut T,
     len: usize,
-    align: usize,
+    /// What was allocated: somewhat more than the slice.
+    whole: (*mut u8, Layout),
 }
 
 // SAFETY: a `Slab` owns its memory as a `Box<[T]>` would.
@@ -36,18 +37,21 @@ impl<T: Plain> Slab<T> {
     pub fn try_zeroed(len: usize) -> Option<Slab<T>> {
         let bytes = len.checked_mul(size_of::<T>())?.max(LINE);
         let align = if bytes >= 2 * HUGE { HUGE } else { LINE };
-        let layout = Layout::from_size_align(bytes, align).ok()?;
+        // Aligned here: an allocator asked for this much alignment clears the memory itself, page by page, where for
+        // little alignment it takes pages that are zero already.
+        let layout = Layout::from_size_align(bytes.checked_add(align)?, align_of::<T>()).ok()?;
         // SAFETY: the layout is not empty.
-        let start = unsafe { alloc_zeroed(layout) };
-        if start.is_null() {
+        let whole = unsafe { alloc_zeroed(layout) };
+        if whole.is_null() {
             return None;
         }
+        let start = whole.wrapping_add(whole.addr().next_multiple_of(align) - whole.addr());
         #[cfg(target_os = "linux")]
         if align == HUGE {
             // SAFETY: the range was just allocated; the advice changes no content.
             unsafe { libc::madvise(start.cast(), bytes, libc::MADV_HUGEPAGE) };
         }
-        Some(Slab { start: start.cast(), len, align })
+        Some(Slab { start: start.cast(), len, whole: (whole, layout) })
     }
 
     pub fn zeroed(len: usize) -> Slab<T> {
@@ -60,11 +64,9 @@ impl<T: Plain> Slab<T> {
 
 impl<T: Plain> Drop for Slab<T> {
     fn drop(&mut self) {
-        let bytes = (self.len * size_of::<T>()).max(LINE);
-        if let Ok(layout) = Layout::from_size_align(bytes, self.align) {
-            // SAFETY: allocated in `try_zeroed` with this layout.
-            unsafe { dealloc(self.start.cast(), layout) };
-        }
+        let (whole, layout) = self.whole;
+        // SAFETY: allocated in `try_zeroed` with this layout.
+        unsafe { dealloc(whole, layout) };
     }
 }
 

@@ -1,4 +1,5 @@
-//! Weights in the layout the products read: panels of 16 outputs.
+//! Weights in the layout the products read: panels of 16 outputs. A table of embeddings is one too, so that a tied
+//! model keeps it once; its rows lie scattered over their panel, which costs far less than a product with the table.
 
 use crate::memory::Slab;
 use half::{bf16, f16};
@@ -58,6 +59,29 @@ impl Weight {
             place(&mut data, n, cols, row, part.dtype);
         }
         Ok(Weight { rows, cols, data })
+    }
+
+    /// `out = scale * weight[row]`.
+    pub fn read_row(&self, row: usize, scale: f32, out: &mut [f32]) {
+        assert!(row < self.rows && out.len() == self.cols, "row {row} of {}", self.rows);
+        let (panel, lane) = (row / PANEL, row % PANEL);
+        let wide = |bits: u16| bf16::from_bits(bits).to_f32();
+        match &self.data {
+            Packed::F32(w) => {
+                let panel = w[panel * PANEL * self.cols..].chunks_exact(PANEL);
+                out.iter_mut().zip(panel).for_each(|(o, k)| *o = scale * k[lane]);
+            }
+            Packed::F16(w) => {
+                let panel = w[panel * PANEL * self.cols..].chunks_exact(PANEL);
+                out.iter_mut().zip(panel).for_each(|(o, k)| *o = scale * f16::from_bits(k[lane]).to_f32());
+            }
+            Packed::Bf16(w) => {
+                let pairs = w[panel * PANEL * bf16_inner(self.cols)..].chunks_exact(2 * PANEL);
+                for (out, pair) in out.chunks_mut(2).zip(pairs) {
+                    out.iter_mut().zip(&pair[2 * lane..]).for_each(|(o, bits)| *o = scale * wide(*bits));
+                }
+            }
+        }
     }
 
     pub fn panels(&self) -> usize {

@@ -68,7 +68,6 @@ type Done = Result<(), Error>;
 impl Device for Fake {
     type Buffer = ();
     type Weight = ();
-    type Embedding = ();
     type Vector = ();
     type Rope = ();
     type Cache = ();
@@ -85,9 +84,6 @@ impl Device for Fake {
         Ok(())
     }
     fn weight(&mut self, _: &[Matrix<'_>]) -> Done {
-        Ok(())
-    }
-    fn embedding(&mut self, _: Matrix<'_>) -> Done {
         Ok(())
     }
     fn vector(&mut self, _: &[f32]) -> Done {

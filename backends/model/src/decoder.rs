@@ -116,7 +116,7 @@ impl<D: Device> Decoder<D> {
         let batch = &self.slots[slot].batch;
         let previous = previous.map(|slot| &self.slots[slot].sampled);
         let (device, run, model) = (&mut self.device, &mut self.run, &self.model);
-        device.embed(batch, previous, &model.embedding, model.shape.embed_scale, &mut run.residual)?;
+        device.embed(batch, previous, model.embedding(), model.shape.embed_scale, &mut run.residual)?;
         device.zero(&mut run.branch, step.tokens.len())?;
         for index in 0..self.model.layers.len() {
             self.attention(index, slot)?;

@@ -152,10 +152,8 @@ impl CacheShape {
 pub trait Device {
     /// Activations.
     type Buffer;
-    /// Matrix of a linear layer, in the device's own layout.
+    /// Matrix of a linear layer or table of embeddings, in the device's own layout; a tied model's is both.
     type Weight;
-    /// Token embeddings: rows are looked up by id.
-    type Embedding;
     /// One-dimensional f32 parameters (norm weights, biases).
     type Vector;
     /// Cosines and sines by position.
@@ -177,7 +175,6 @@ pub trait Device {
     fn buffer(&mut self, capacity: usize, cols: usize) -> Result<Self::Buffer, Error>;
     /// Stacks `parts` by rows into one matrix (`q|k|v`, `gate|up`); all have the same `cols`.
     fn weight(&mut self, parts: &[Matrix<'_>]) -> Result<Self::Weight, Error>;
-    fn embedding(&mut self, table: Matrix<'_>) -> Result<Self::Embedding, Error>;
     fn vector(&mut self, values: &[f32]) -> Result<Self::Vector, Error>;
     /// `cos` and `sin` are `[positions, half]`; the first `2 * half` dimensions of a head rotate, as
     /// pairs `(i, i + half)` (Hugging Face's half-split layout).
@@ -207,7 +204,7 @@ pub trait Device {
         &mut self,
         batch: &Self::Batch,
         previous: Option<&Self::Sampled>,
-        table: &Self::Embedding,
+        table: &Self::Weight,
         scale: f32,
         out: &mut Self::Buffer,
     ) -> Result<(), Error>;

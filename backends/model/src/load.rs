@@ -191,12 +191,10 @@ impl<'a, D: Device, B: AsRef<[u8]>> Loader<'a, D, B> {
         self.weights.matrix(&name, self.config.vocab, self.config.hidden)
     }
 
-    /// Every rank keeps the whole table.
-    pub(crate) fn embedding(&mut self) -> Result<D::Embedding, Error> {
-        let whole = self.embedding_table()?;
-        let table = Stored::new(whole, self.how.dtype);
-        self.count(&whole, &table.matrix());
-        self.device.embedding(table.matrix())
+    /// Every rank keeps the whole table; `None` where its output layer is that.
+    pub(crate) fn embedding(&mut self) -> Result<Option<D::Weight>, Error> {
+        let shared = self.config.tied && self.shard().ranks == 1;
+        if shared { Ok(None) } else { self.weight(&[self.embedding_table()?]).map(Some) }
     }
 
     /// The output layer: this rank's share of the vocabulary.

@@ -9,7 +9,8 @@ use crate::weights::Weights;
 
 /// Embedding, layers and output layer of one rank.
 pub struct Transformer<D: Device> {
-    pub(crate) embedding: D::Embedding,
+    /// `None`: the output layer's matrix is the table.
+    embedding: Option<D::Weight>,
     pub(crate) layers: Vec<Layer<D>>,
     pub(crate) norm: D::Vector,
     pub(crate) head: D::Weight,
@@ -82,6 +83,11 @@ pub struct How<'a> {
 }
 
 impl<D: Device> Transformer<D> {
+    /// Token embeddings, `[vocab, hidden]`.
+    pub(crate) fn embedding(&self) -> &D::Weight {
+        self.embedding.as_ref().unwrap_or(&self.head)
+    }
+
     /// Reads this rank's share of `weights` onto `device`.
     pub fn load<'a, B: AsRef<[u8]>>(
         device: &'a mut D,

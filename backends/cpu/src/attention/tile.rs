@@ -150,7 +150,9 @@ impl<E: Element> Tile<'_, E> {
             let keep = state.visit(s, how, self.start, vectors.clone(), scores);
             if keep != 1.0 {
                 let keep = s.splat(keep);
-                out.as_chunks_mut::<LANES>().0.iter_mut().for_each(|o| s.store(s.mul(s.load(o), keep), o));
+                for out in out.as_chunks_mut::<LANES>().0 {
+                    s.store(s.mul(s.load(out), keep), out);
+                }
             }
         }
         self.weigh::<S, R, P>(s, vectors.start * LANES..end, scores.as_flattened(), outputs);
@@ -234,8 +236,13 @@ impl<E: Element> Tile<'_, E> {
     ) {
         let wide = self.dim.div_ceil(LANES);
         let (outputs, _) = outputs.as_chunks_mut::<LANES>();
-        let mut acc: [[S::V; P]; R] =
-            std::array::from_fn(|r| std::array::from_fn(|p| s.load(&outputs[r * wide + vector + p])));
+        // Loops, for a closure would be compiled without the caller's instructions.
+        let mut acc = [[s.splat(0.0); P]; R];
+        for (r, acc) in acc.iter_mut().enumerate() {
+            for (p, acc) in acc.iter_mut().enumerate() {
+                *acc = s.load(&outputs[r * wide + vector + p]);
+            }
+        }
         assert!(weights.len() >= R * TILE);
         let mut token = tokens.start;
         while token < tokens.end {

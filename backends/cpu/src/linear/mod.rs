@@ -74,12 +74,15 @@ impl Target<'_> {
     unsafe fn write<S: Simd>(&self, s: S, row: usize, panel: usize, weight: &Weight, sums: S::V) {
         // SAFETY: the caller's promise.
         let (out, bias) = unsafe { self.part(row, panel, weight.rows) };
-        if let Ok(full) = <&mut [f32; LANES]>::try_from(&mut *out) {
-            let bias = bias.and_then(|b| b.first_chunk::<LANES>());
-            s.store(bias.map_or(sums, |b| s.add(sums, s.load(b))), full);
-        } else {
-            let bias = bias.map_or(s.splat(0.0), |b| s.load_part(b, 0.0));
-            s.store_part(s.add(sums, bias), out);
+        // No closures on vectors: they would be compiled without the caller's instructions.
+        let sums = match bias.map(|b| (b, b.first_chunk::<LANES>())) {
+            None => sums,
+            Some((_, Some(full))) => s.add(sums, s.load(full)),
+            Some((part, None)) => s.add(sums, s.load_part(part, 0.0)),
+        };
+        match <&mut [f32; LANES]>::try_from(&mut *out) {
+            Ok(full) => s.store(sums, full),
+            Err(_) => s.store_part(sums, out),
         }
     }
 }

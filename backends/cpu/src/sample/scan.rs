@@ -122,7 +122,9 @@ impl Kernel for Weigh<'_> {
                 }
             }
             self.sums.push(f64::from(s.sum(sum)));
-            coarse.iter_mut().zip(reach).for_each(|(c, r)| *c += f64::from(s.sum(r)));
+            for (coarse, reach) in coarse.iter_mut().zip(reach) {
+                *coarse += f64::from(s.sum(reach));
+            }
         }
         Coarse(coarse)
     }
