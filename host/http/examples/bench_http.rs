@@ -37,7 +37,7 @@ fn main() {
 }
 
 /// The engine over the null backend, on a thread of its own.
-fn engine() -> Handle {
+fn engine() -> (Handle, Instant) {
     let file = format!("{}tokenmill_null{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
     let here = std::env::current_exe().unwrap();
     let release = here.parent().unwrap().parent().unwrap();
@@ -62,13 +62,15 @@ fn engine() -> Handle {
     let handle = engine.handle();
     let started = Instant::now();
     std::thread::spawn(move || engine.run(|| started.elapsed().as_micros() as u64));
-    handle
+    (handle, started)
 }
 
 fn server() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models/llama-gqa");
+    let (engine, engine_start) = engine();
     let app = App {
-        engine: engine(),
+        engine,
+        engine_start,
         card: Card { name: "null".to_owned(), aliases: Vec::new(), end_tokens: vec![2] },
         tokenizer: Some(Arc::new(Tokenizer::from_dir(&dir).unwrap())),
         template: None,
@@ -103,7 +105,7 @@ fn direct() -> f64 {
             true
         }
     }
-    let engine = engine();
+    let (engine, _) = engine();
     let mut times = Vec::new();
     for i in 0..FIRST_TOKENS {
         let (sender, first) = mpsc::channel();

@@ -1,6 +1,7 @@
 //! The events of a job in order, as text per choice: what streaming and whole answers have in common.
 
 use crate::app::Server;
+use crate::caller::Caller;
 use crate::choice::{Choice, End, Style};
 use crate::error::ApiError;
 use crate::generation::Generation;
@@ -48,12 +49,12 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Submits the job. `arrived`: when its request did.
-    pub(crate) fn start(server: Arc<Server>, job: Job, arrived: Instant) -> Result<Self, ApiError> {
+    /// Submits the job.
+    pub(crate) fn start(server: Arc<Server>, job: Job, caller: &Caller) -> Result<Self, ApiError> {
         if server.draining() {
             return Err(ApiError::draining());
         }
-        let generation = Generation::start(&server, &job)?;
+        let generation = Generation::start(&server, &job, caller)?;
         let mut choices = Vec::with_capacity(job.prompts.len() * job.best_of as usize);
         for prompt in &job.prompts {
             let style = Style {
@@ -78,7 +79,7 @@ impl Answer {
             at: 0,
             top_at: 0,
             text,
-            arrived,
+            arrived: caller.arrived,
             last: None,
         })
     }

@@ -9,7 +9,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokenmill_engine::Handle;
 use tokenmill_text::{ChatTemplate, Tokenizer};
 use tokio::sync::Semaphore;
@@ -58,6 +58,8 @@ impl Defaults {
 /// Everything [`serve`](crate::serve) needs.
 pub struct App {
     pub engine: Handle,
+    /// When the engine's clock stood at 0.
+    pub engine_start: Instant,
     pub card: Card,
     /// `None`: only token-id prompts are served, and ids are returned.
     pub tokenizer: Option<Arc<Tokenizer>>,
@@ -83,6 +85,7 @@ pub(crate) struct Server {
     pub(crate) tokenising: Arc<Semaphore>,
     pub(crate) started: u64,
     draining: AtomicBool,
+    hung: AtomicBool,
     ids: AtomicU64,
     seeds: u64,
     salt: u64,
@@ -99,6 +102,7 @@ impl Server {
             tokenising: Arc::new(Semaphore::new(threads)),
             started: unix_seconds(),
             draining: AtomicBool::new(false),
+            hung: AtomicBool::new(false),
             ids: AtomicU64::new(0),
             seeds: app.seed.unwrap_or_else(|| random.hash_one("seeds")),
             salt: random.hash_one("ids"),
@@ -113,6 +117,15 @@ impl Server {
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
         self.app.engine.drain();
+    }
+
+    /// Whether the engine has work and does not move.
+    pub(crate) fn hung(&self) -> bool {
+        self.hung.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_hung(&self, hung: bool) {
+        self.hung.store(hung, Ordering::Relaxed);
     }
 
     /// A number that no other request of this server has, and its hard to guess form.

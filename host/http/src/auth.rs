@@ -2,21 +2,24 @@
 
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
-use subtle::{Choice, ConstantTimeEq as _};
+use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 
-/// Whether a request may pass: no key is set, or it bears one of them. Takes the same time for every wrong
-/// key of the same length, and looks at all keys.
-pub(crate) fn allows(keys: &[String], headers: &HeaderMap) -> bool {
+/// The number of the key a request bears, from 1; 0 where none is asked for, `None` if it may not pass. Takes
+/// the same time for every wrong key of the same length, and looks at all keys.
+pub(crate) fn key(keys: &[String], headers: &HeaderMap) -> Option<u64> {
     if keys.is_empty() {
-        return true;
+        return Some(0);
     }
     let given = headers.get(AUTHORIZATION).map_or(&b""[..], |value| value.as_bytes());
-    let Some((scheme, given)) = given.split_at_checked(7) else { return false };
+    let (scheme, given) = given.split_at_checked(7)?;
     if !scheme.eq_ignore_ascii_case(b"Bearer ") {
-        return false;
+        return None;
     }
-    let equal = |found: Choice, key: &String| found | key.as_bytes().ct_eq(given.trim_ascii());
-    keys.iter().fold(Choice::from(0), equal).into()
+    let mut found = 0;
+    for (number, key) in (1..).zip(keys) {
+        found.conditional_assign(&number, key.as_bytes().ct_eq(given.trim_ascii()));
+    }
+    (found > 0).then_some(found)
 }
 
 #[cfg(test)]
@@ -27,15 +30,15 @@ mod tests {
     fn only_the_key_passes() {
         let keys = ["first".to_owned(), "second".to_owned()];
         let with = |value: &str| HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())]);
-        assert!(allows(&[], &HeaderMap::new()));
-        assert!(!allows(&keys, &HeaderMap::new()));
-        for right in ["Bearer first", "Bearer second", "bearer  second "] {
-            assert!(allows(&keys, &with(right)), "{right}");
+        assert_eq!(key(&[], &HeaderMap::new()), Some(0));
+        assert_eq!(key(&keys, &HeaderMap::new()), None);
+        for (right, number) in [("Bearer first", 1), ("Bearer second", 2), ("bearer  second ", 2)] {
+            assert_eq!(key(&keys, &with(right)), Some(number), "{right}");
         }
         for wrong in
             ["Bearer ", "Bearer", "first", "Basic first", "Bearer firs", "Bearer firstx", "Bearer third"]
         {
-            assert!(!allows(&keys, &with(wrong)), "{wrong}");
+            assert_eq!(key(&keys, &with(wrong)), None, "{wrong}");
         }
     }
 }

@@ -12,6 +12,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
 
 /// Bytes of request bodies held by the whole server.
 #[derive(Clone, Default)]
@@ -48,15 +50,19 @@ pub(crate) async fn read(body: Incoming, buffered: &Buffered, limits: &Limits) -
         return Err(ApiError::body_too_large(limits.body_bytes));
     }
     let held = Held { total: buffered.clone(), bytes: 0 };
-    tokio::time::timeout(limits.body_time, collect(body, held, limits))
-        .await
-        .unwrap_or_else(|_| Err(ApiError::body_timeout()))
+    collect(body, held, limits).await
 }
 
 async fn collect(mut body: Incoming, mut held: Held, limits: &Limits) -> Result<Received, ApiError> {
+    let start = Instant::now();
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    loop {
+        // What has come buys time for more.
+        let earned = Duration::from_secs_f64(held.bytes as f64 / f64::from(limits.body_rate));
+        let until = start + limits.body_time.min(limits.body_grace + earned);
+        let frame = timeout_at(until, body.frame()).await.map_err(|_| ApiError::body_timeout())?;
+        let Some(frame) = frame else { break };
         let frame = frame.map_err(|_| ApiError::malformed("the request body is cut or badly framed"))?;
         let Ok(data) = frame.into_data() else { continue };
         held.grow(data.len(), limits.buffered_bytes)?;

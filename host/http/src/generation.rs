@@ -1,6 +1,7 @@
 //! A job that the engine runs: submitted as a whole or not at all, cancelled when dropped.
 
 use crate::app::Server;
+use crate::caller::Caller;
 use crate::error::ApiError;
 use crate::job::Job;
 use crate::live::Entry;
@@ -19,7 +20,7 @@ pub(crate) struct Generation {
 }
 
 impl Generation {
-    pub(crate) fn start(server: &Arc<Server>, job: &Job) -> Result<Self, ApiError> {
+    pub(crate) fn start(server: &Arc<Server>, job: &Job, caller: &Caller) -> Result<Self, ApiError> {
         let queue = Queue::new(server.app.limits.unread_bytes);
         let live = server.live.enter(queue.clone());
         let requests = Vec::with_capacity(job.prompts.len());
@@ -29,7 +30,7 @@ impl Generation {
             Self { server: server.clone(), queue: queue.clone(), requests, branches, _live: live };
         for (i, prompt) in job.prompts.iter().enumerate() {
             let sink = Sink::new(queue.clone(), i as u32, job.best_of);
-            let id = server.app.engine.submit(job.request(prompt, server), Box::new(sink))?;
+            let id = server.app.engine.submit(job.request(prompt, caller, server), Box::new(sink))?;
             started.requests.push(Some(id));
         }
         Ok(started)

@@ -1,5 +1,6 @@
 //! A completions request that was understood: everything between its body and the engine.
 
+use crate::caller::Caller;
 use crate::app::{Id, Server, unix_seconds};
 use crate::error::ApiError;
 use crate::fields::{Fields, Int};
@@ -129,7 +130,7 @@ impl Job {
     }
 
     /// The engine's request for one prompt.
-    pub(crate) fn request(&self, prompt: &Prompt, server: &Server) -> Request {
+    pub(crate) fn request(&self, prompt: &Prompt, caller: &Caller, server: &Server) -> Request {
         let mut sampling = self.common.sampling.clone();
         sampling.seed = self.common.seed.unwrap_or_else(|| server.seed(self.id));
         Request {
@@ -142,6 +143,9 @@ impl Job {
             logprobs: self.logprobs,
             prompt_logprobs: self.logprobs.filter(|_| self.echo),
             priority: self.common.priority,
+            tenant: caller.tenant,
+            deadline_us: caller.deadline_us(server.app.engine_start),
+            attributes: caller.attributes.clone(),
             cache_salt: self.common.cache_salt,
             ..Request::default()
         }

@@ -2,6 +2,7 @@
 //! text, frames and answers. A client's field is honoured or refused with a 400 that names it.
 //!
 //! ```text
+//! loading     answers before there is a model
 //! server      accepts, limits, drains           router    path and method to a route, key, request id
 //! fields      a body as named fields            params    the fields of a completion with their ranges
 //! prompt      strings and messages to ids       job       a request that was understood
@@ -17,6 +18,7 @@ mod answer;
 mod app;
 mod auth;
 mod body;
+mod caller;
 mod choice;
 mod connection;
 mod error;
@@ -26,6 +28,7 @@ mod job;
 mod json;
 mod limits;
 mod live;
+mod loading;
 mod logprobs;
 mod metrics;
 mod params;
@@ -35,10 +38,15 @@ mod router;
 mod routes;
 mod server;
 mod shape;
+mod silence;
 mod slots;
 mod sse;
+#[cfg(test)]
+mod testing;
+mod watchdog;
 mod whole;
 
 pub use app::{App, Card, Defaults};
 pub use limits::Limits;
+pub use loading::loading;
 pub use server::serve;

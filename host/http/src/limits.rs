@@ -17,10 +17,19 @@ pub struct Limits {
     pub header_time: Duration,
     /// From the end of the head to the end of the body.
     pub body_time: Duration,
+    /// After this long a body must have come at `body_rate` since then; slower is a 408.
+    pub body_grace: Duration,
+    /// Bytes per second.
+    pub body_rate: u32,
     /// A kept-alive connection with no request.
     pub idle_time: Duration,
     /// A client that takes no byte of a response for this long is dropped.
     pub write_time: Duration,
+    /// A stream with nothing to send for this long sends a comment, so that proxies do not cut it.
+    pub keep_alive: Duration,
+    /// An engine with work that finishes no step for this long, or for 20 recent steps where that is longer,
+    /// counts as hung: `/health` is a 503 until it moves.
+    pub hang_time: Duration,
     /// Bytes of generated tokens waiting for one slow reader; beyond it the request is cancelled.
     pub unread_bytes: usize,
     /// From the signal to the error event on what is still streaming.
@@ -56,8 +65,12 @@ impl Default for Limits {
             header_bytes: 32 << 10,
             header_time: Duration::from_secs(10),
             body_time: Duration::from_secs(30),
+            body_grace: Duration::from_secs(5),
+            body_rate: 1 << 10,
             idle_time: Duration::from_secs(75),
             write_time: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(15),
+            hang_time: Duration::from_secs(10),
             unread_bytes: 4 << 20,
             drain_time: Duration::from_secs(30),
             connections: 4096,

@@ -197,6 +197,7 @@ impl Page {
         self.gauge("tokenmill_waiting_tokens", "Prompt tokens in the queue.", stats.waiting_tokens as f64);
         self.gauge("tokenmill_http_requests_in_flight", "Answers not finished.", server.live.len() as f64);
         self.gauge("tokenmill_draining", "1 while shutting down.", f64::from(u8::from(server.draining())));
+        self.gauge("tokenmill_engine_hung", "1 while no step ends.", f64::from(u8::from(server.hung())));
         self.counter("tokenmill_steps_total", "Steps of the engine.", stats.steps);
         self.counter("tokenmill_computed_tokens_total", "Tokens computed in steps.", stats.computed_tokens);
         self.counter("tokenmill_sse_frames_total", "Frames streamed.", metrics.frames.get());

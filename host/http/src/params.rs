@@ -1,6 +1,7 @@
 //! What a request asks for besides its prompt: every field both completion routes know, with its range.
 
 use crate::app::{Defaults, Server};
+use crate::caller::fnv1a;
 use crate::error::ApiError;
 use crate::fields::{Fields, Float, Int};
 use crate::limits::Limits;
@@ -183,14 +184,13 @@ fn logit_bias(fields: &Fields<'_>, vocab: u32, limits: &Limits) -> Result<Vec<(u
     Ok(bias)
 }
 
-/// Requests with different salts share no cached prefix. The hash is FNV-1a, stable across restarts.
+/// Requests with different salts share no cached prefix.
 fn cache_salt(fields: &Fields<'_>) -> Result<u64, ApiError> {
     let Some(salt) = fields.text("cache_salt")? else { return Ok(0) };
     if salt.is_empty() || salt.len() > 256 {
         return Err(ApiError::invalid("cache_salt", "`cache_salt` must be a string of 1 to 256 bytes"));
     }
-    let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    Ok(salt.bytes().fold(0xcbf2_9ce4_8422_2325, fold))
+    Ok(fnv1a(salt.as_bytes()))
 }
 
 fn response_format(fields: &Fields<'_>) -> Result<(), ApiError> {

@@ -3,6 +3,7 @@
 use crate::app::Server;
 use crate::auth;
 use crate::body::Body;
+use crate::caller::Caller;
 use crate::connection::Phase;
 use crate::error::ApiError;
 use crate::routes;
@@ -55,6 +56,11 @@ fn find(path: &str) -> Option<(Route, &'static str)> {
     ROUTES.iter().find(|(pattern, ..)| fits(pattern)).map(|&(_, method, route)| (route, method))
 }
 
+/// Whether a path asks if the process lives.
+pub(crate) fn is_live(path: &str) -> bool {
+    matches!(find(path), Some((Route::Live, _)))
+}
+
 /// Answers one request.
 pub(crate) async fn handle(
     server: Arc<Server>,
@@ -93,7 +99,8 @@ async fn respond(
     let found = find(path);
     // Probes have no key; everything else needs it, also what does not exist.
     let open = matches!(found, Some((Route::Health | Route::Live, _)));
-    if !open && !auth::allows(&server.app.api_keys, &head.headers) {
+    let key = auth::key(&server.app.api_keys, &head.headers);
+    if !open && key.is_none() {
         return Err(ApiError::unauthorized());
     }
     let (route, method) = found.ok_or_else(ApiError::unknown_route)?;
@@ -103,9 +110,10 @@ async fn respond(
         response.headers_mut().insert(ALLOW, HeaderValue::from_static(method));
         return Ok(response);
     }
+    let caller = || Caller::read(&head.headers, key.filter(|_| server.app.api_keys.len() > 1), arrived);
     match route {
-        Route::Chat => routes::chat::post(server, body, arrived).await,
-        Route::Completions => routes::completions::post(server, body, arrived).await,
+        Route::Chat => routes::chat::post(server, body, caller()).await,
+        Route::Completions => routes::completions::post(server, body, caller()).await,
         Route::Models => Ok(routes::models::list(server)),
         Route::Model => routes::models::get(server, path.trim_start_matches("/v1/models/")),
         Route::Tokenize => routes::tokenize::post(server, body).await,
@@ -145,6 +153,17 @@ async fn caught<T>(future: impl Future<Output = T>) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_only_its_future() {
+        assert_eq!(caught(async { 1 }).await, Some(1));
+        let panics = async {
+            tokio::task::yield_now().await;
+            assert!(std::hint::black_box(false), "as a defect would");
+            1
+        };
+        assert_eq!(caught(panics).await, None);
+    }
 
     #[test]
     fn paths_find_their_route() {

@@ -3,8 +3,10 @@
 use crate::app::{App, Server};
 use crate::connection::{Guarded, Phase};
 use crate::error::ApiError;
+use crate::limits::Limits;
 use crate::router;
 use crate::slots::{Slot, Slots};
+use crate::watchdog;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -31,8 +33,8 @@ enum Stage {
     Abort,
 }
 
-/// Serves until `shutdown` is ready, then drains: new requests and `/health` get a 503 at once, answers in
-/// progress have `limits.drain_time` to finish, then they end with an error event. Stops the engine only if
+/// Serves until `shutdown` is ready, then drains: the port is closed, new requests and `/health` on connections
+/// that are open get a 503 at once, answers in progress have `limits.drain_time` to finish, then they end with an error event. Stops the engine only if
 /// the time ran out; `Handle::drain` has been called in any case.
 ///
 /// Errors: none while serving; failing accepts are retried.
@@ -40,16 +42,14 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output
     let server = Arc::new(Server::new(app));
     let slots = Slots::default();
     let (stage, stages) = watch::channel(Stage::Serve);
-    let accepting = accept(&listener, &server, &slots, &stages);
-    let ending = async {
-        shutdown.await;
-        drain(&server).await;
-    };
+    let watching = tokio::spawn(watchdog::watch(server.clone()));
     tokio::select! {
-        () = ending => {}
-        () = accepting => {}
+        () = shutdown => {}
+        () = accept(&listener, &server, &slots, &stages) => {}
     }
     drop(listener);
+    drain(&server).await;
+    watching.abort();
     stage.send_replace(Stage::Close);
     if timeout(CLOSING, slots.empty()).await.is_err() {
         stage.send_replace(Stage::Abort);
@@ -98,7 +98,7 @@ async fn accept(
 }
 
 /// Best effort: a fresh socket takes these few bytes at once.
-fn refuse(stream: &TcpStream) {
+pub(crate) fn refuse(stream: &TcpStream) {
     let mut body = Vec::new();
     ApiError::busy().write(&mut body);
     let head = format!(
@@ -109,22 +109,27 @@ fn refuse(stream: &TcpStream) {
     _ = stream.try_write(&[head.as_bytes(), &body].concat());
 }
 
+/// HTTP/1.1 within the limits. What hyper cannot read as a request it answers itself, with a 400, 414 or 431
+/// that has no body and closes the connection; it has no hook to write one.
+pub(crate) fn protocol(limits: &Limits) -> http1::Builder {
+    let mut protocol = http1::Builder::new();
+    protocol
+        .timer(TokioTimer::new())
+        // hyper's timer also runs between requests; `Guarded` has the shorter one for a head.
+        .header_read_timeout(limits.idle_time)
+        .max_headers(limits.headers)
+        .max_header_size(limits.header_bytes)
+        .max_buf_size(BUFFER);
+    protocol
+}
+
 async fn connection(stream: TcpStream, server: Arc<Server>, mut stages: watch::Receiver<Stage>, _slot: Slot) {
     _ = stream.set_nodelay(true);
     let limits = &server.app.limits;
     let phase = Phase::default();
     let socket = TokioIo::new(Guarded::new(stream, phase.clone(), limits));
     let service = service_fn(|request| router::handle(server.clone(), phase.clone(), request));
-    let mut serving = pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            // hyper's timer also runs between requests; `Guarded` has the shorter one for a head.
-            .header_read_timeout(limits.idle_time)
-            .max_headers(limits.headers)
-            .max_header_size(limits.header_bytes)
-            .max_buf_size(BUFFER)
-            .serve_connection(socket, service)
-    );
+    let mut serving = pin!(protocol(limits).serve_connection(socket, service));
     loop {
         tokio::select! {
             biased;

@@ -15,6 +15,8 @@ use tokio::sync::oneshot;
 
 /// A server to start; `Default` is the null backend under the fixture's tokenizer.
 pub struct Setup {
+    /// The model directory.
+    pub dir: PathBuf,
     /// `None`: the null backend.
     pub backend: Option<Backend>,
     /// Options of the backend's load, lines `key=value`.
@@ -33,6 +35,7 @@ pub struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         Self {
+            dir: fixture("llama-gqa"),
             backend: None,
             options: String::new(),
             kv_bytes: 0,
@@ -69,7 +72,7 @@ pub struct Running {
 
 impl Setup {
     pub fn start(self) -> Running {
-        let dir = fixture("llama-gqa");
+        let dir = self.dir;
         let backend = self.backend.unwrap_or_else(|| Backend::open(&library("tokenmill_null")).unwrap());
         let load = Load {
             dir: &dir,
@@ -97,6 +100,7 @@ impl Setup {
         };
         let app = App {
             engine: handle.clone(),
+            engine_start: started,
             card,
             template: ChatTemplate::from_dir(&dir).unwrap().filter(|_| self.tokenizer),
             tokenizer: self.tokenizer.then_some(tokenizer),

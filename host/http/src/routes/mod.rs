@@ -12,6 +12,7 @@ pub(crate) mod version;
 use crate::answer::Answer;
 use crate::app::Server;
 use crate::body::{self, Body};
+use crate::caller::Caller;
 use crate::error::ApiError;
 use crate::job::Job;
 use crate::sse::Stream;
@@ -20,7 +21,6 @@ use hyper::Response;
 use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Bodies up to this size are read and tokenised where they arrive; it takes less time than handing them over.
 const INLINE: usize = 8 << 10;
@@ -41,13 +41,16 @@ async fn read<T: Send + 'static>(
         let _permit = permit;
         parse(&received.bytes, &shared)
     });
-    parsed.await.unwrap_or_else(|_| Err(ApiError::internal()))
+    parsed.await.unwrap_or_else(|_| {
+        server.metrics.panics.add(1);
+        Err(ApiError::internal())
+    })
 }
 
 /// Runs a job and answers it, streamed or whole.
-async fn answer(server: &Arc<Server>, job: Job, arrived: Instant) -> Result<Response<Body>, ApiError> {
+async fn answer(server: &Arc<Server>, job: Job, caller: Caller) -> Result<Response<Body>, ApiError> {
     let streaming = job.common.stream;
-    let answer = Answer::start(server.clone(), job, arrived)?;
+    let answer = Answer::start(server.clone(), job, &caller)?;
     let Some(streaming) = streaming else {
         return Ok(json(whole::collect(answer).await?));
     };
