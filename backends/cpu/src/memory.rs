@@ -119,3 +119,37 @@ impl<'a, T> Parts<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slabs_begin_on_their_line_and_hold_zeros() {
+        for len in [0, 1, 100, 3 << 20] {
+            let mut slab = Slab::<f32>::zeroed(len);
+            assert!(slab.as_ptr().addr().is_multiple_of(LINE));
+            assert!(slab.len() == len && slab.iter().all(|x| *x == 0.0));
+            slab.fill(1.0);
+        }
+        assert!(Slab::<f32>::try_zeroed(usize::MAX / 4).is_none());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn pages_nobody_wrote_take_no_memory() {
+        const BYTES: usize = 256 << 20;
+        let mut slab = Slab::<u16>::zeroed(BYTES / 2);
+        let resident = |slab: &Slab<u16>| {
+            let mut pages = vec![0u8; BYTES / 4096];
+            // SAFETY: the range is the slab's, from the start of a page; there is a byte for each page of 4 KiB or more.
+            let done = unsafe { libc::mincore(slab.start.cast(), BYTES, pages.as_mut_ptr().cast()) };
+            assert_eq!(done, 0);
+            pages.iter().filter(|page| **page & 1 == 1).count()
+        };
+        assert_eq!(resident(&slab), 0);
+        slab[BYTES / 4] = 1;
+        let touched = resident(&slab);
+        assert!((1..=HUGE / 4096).contains(&touched), "{touched} pages");
+    }
+}

@@ -25,6 +25,13 @@ pub struct Sizes {
     pub slots: usize,
 }
 
+impl Sizes {
+    /// Tokens or rows of one step, whichever may be more.
+    fn widest(&self) -> usize {
+        self.max_tokens.max(self.max_rows)
+    }
+}
+
 /// One rank: a device, its weights, its KV cache and its activations.
 pub struct Decoder<D: Device> {
     device: D,
@@ -34,7 +41,7 @@ pub struct Decoder<D: Device> {
     slots: Vec<Slot<D>>,
 }
 
-/// `[max_tokens, …]` each.
+/// `[max_tokens, …]` each; what comes after the last attention also holds `max_rows`.
 struct Activations<D: Device> {
     /// Sum of the embedding and all branches so far.
     residual: D::Buffer,
@@ -45,7 +52,7 @@ struct Activations<D: Device> {
     attended: D::Buffer,
     gate_up: D::Buffer,
     gated: D::Buffer,
-    /// `[max_rows, hidden]`
+    /// Rows of the residual or the branch, until they take its place.
     picked: D::Buffer,
 }
 
@@ -68,10 +75,11 @@ impl<D: Device> Transformer<D> {
     /// Bytes of activations and kept logits, all f32.
     pub fn work_bytes(&self, sizes: &Sizes) -> u64 {
         let Shape { vocab, hidden, heads, intermediate, .. } = &self.shape;
-        let token = 3 * hidden + heads.columns() + heads.query * heads.dim + 3 * intermediate;
-        let row = hidden + vocab * sizes.slots;
-        let floats = (token as u64 * sizes.max_tokens as u64) + (row as u64 * sizes.max_rows as u64);
-        4 * floats
+        let token = heads.columns() + heads.query * heads.dim;
+        let either = 4 * hidden + 3 * intermediate;
+        let row = vocab * sizes.slots;
+        let floats = |each: usize, count: usize| each as u64 * count as u64;
+        4 * (floats(token, sizes.max_tokens) + floats(either, sizes.widest()) + floats(row, sizes.max_rows))
     }
 }
 
@@ -80,16 +88,16 @@ impl<D: Device> Decoder<D> {
     pub fn new(mut device: D, model: Transformer<D>, sizes: &Sizes) -> Result<Self, Error> {
         let Shape { vocab, hidden, heads, intermediate, .. } = model.shape;
         let cache = device.cache(model.cache_shape(sizes.block_tokens, sizes.blocks, sizes.kv_dtype))?;
-        let mut buffer = |cols| device.buffer(sizes.max_tokens, cols);
+        let mut buffer = |cols| device.buffer(sizes.widest(), cols);
         let run = Activations {
             residual: buffer(hidden)?,
             normed: buffer(hidden)?,
             branch: buffer(hidden)?,
-            qkv: buffer(heads.columns())?,
-            attended: buffer(heads.query * heads.dim)?,
             gate_up: buffer(2 * intermediate)?,
             gated: buffer(intermediate)?,
-            picked: device.buffer(sizes.max_rows, hidden)?,
+            picked: buffer(hidden)?,
+            qkv: device.buffer(sizes.max_tokens, heads.columns())?,
+            attended: device.buffer(sizes.max_tokens, heads.query * heads.dim)?,
         };
         let slot = |_| {
             Ok(Slot {
@@ -118,11 +126,29 @@ impl<D: Device> Decoder<D> {
         let (device, run, model) = (&mut self.device, &mut self.run, &self.model);
         device.embed(batch, previous, model.embedding(), model.shape.embed_scale, &mut run.residual)?;
         device.zero(&mut run.branch, step.tokens.len())?;
-        for index in 0..self.model.layers.len() {
+        let last = self.model.layers.len() - 1;
+        for index in 0..last {
             self.attention(index, slot)?;
             self.mlp(index)?;
         }
-        if step.rows.is_empty() { Ok(()) } else { self.logits(slot, step.rows.len()) }
+        self.attention(last, slot)?;
+        // All keys and values are stored: only the rows asked for go on.
+        if step.rows.is_empty() {
+            return Ok(());
+        }
+        self.pick(slot)?;
+        self.mlp(last)?;
+        self.logits(slot, step.rows.len())
+    }
+
+    /// Leaves the step's rows in the residual and the branch.
+    fn pick(&mut self, slot: usize) -> Result<(), Error> {
+        let (device, run, batch) = (&mut self.device, &mut self.run, &self.slots[slot].batch);
+        for whole in [&mut run.residual, &mut run.branch] {
+            device.gather_rows(batch, whole, &mut run.picked)?;
+            swap(whole, &mut run.picked);
+        }
+        Ok(())
     }
 
     fn attention(&mut self, index: usize, slot: usize) -> Result<(), Error> {
@@ -170,16 +196,15 @@ impl<D: Device> Decoder<D> {
         Ok(())
     }
 
-    /// The final norm and the output layer, for the rows asked for.
+    /// The final norm and the output layer.
     fn logits(&mut self, slot: usize, rows: usize) -> Result<(), Error> {
         let (device, run, model) = (&mut self.device, &mut self.run, &self.model);
-        let Slot { batch, logits, .. } = &mut self.slots[slot];
+        let logits = &mut self.slots[slot].logits;
         device.add_rms_norm(&mut run.residual, &run.branch, &model.norm, model.shape.eps, &mut run.normed)?;
-        device.gather_rows(batch, &run.normed, &mut run.picked)?;
         if model.shape.shard.ranks > 1 {
             device.zero(logits, rows)?;
         }
-        device.linear(&run.picked, &model.head, None, logits, model.head_start)?;
+        device.linear(&run.normed, &model.head, None, logits, model.head_start)?;
         device.all_reduce(logits)?;
         match model.shape.final_softcap {
             Some(cap) => device.softcap(logits, cap),

@@ -1,8 +1,7 @@
 //! NEON: four registers a vector.
 
 use super::{LANES, Simd};
-use half::f16;
-use std::arch::aarch64::*;
+use std::arch::{aarch64::*, asm};
 use std::array::from_fn;
 
 /// NEON is part of every aarch64 CPU.
@@ -101,8 +100,7 @@ impl Simd for Neon {
     }
     #[inline(always)]
     fn widen_f16(self, x: &[u16; LANES]) -> V {
-        let wide: [f32; LANES] = from_fn(|i| f16::from_bits(x[i]).to_f32());
-        self.load(&wide)
+        from_fn(|i| sound!(f16_to_f32(vld1_u16(x.as_ptr().add(4 * i)))))
     }
     #[inline(always)]
     fn widen_bf16_pairs(self, x: &[u16; 2 * LANES]) -> (V, V) {
@@ -112,4 +110,17 @@ impl Simd for Neon {
         let high = sound!(vdupq_n_u32(0xffff_0000));
         (first, pairs.map(|p| sound!(vreinterpretq_f32_u32(vandq_u32(p, high)))))
     }
+}
+
+/// `fcvtl`, of which the intrinsic is not stable.
+#[inline(always)]
+fn f16_to_f32(half: uint16x4_t) -> float32x4_t {
+    let wide;
+    sound!(asm!(
+        "fcvtl {wide:v}.4s, {half:v}.4h",
+        wide = lateout(vreg) wide,
+        half = in(vreg) half,
+        options(pure, nomem, nostack, preserves_flags),
+    ));
+    wide
 }

@@ -2,6 +2,7 @@
 
 mod attention;
 mod linear;
+mod ranks;
 mod rows;
 mod sampling;
 
