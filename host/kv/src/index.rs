@@ -1,4 +1,7 @@
 //! From a hash to the block that has it: open addressing, sized once.
+//!
+//! Hashes are told apart by 32 bits, so that a cache line holds eight places: of a million blocks some
+//! hundred share a hash, and whoever finds a block compares its tokens anyway.
 
 /// No block.
 const EMPTY: u32 = u32::MAX;
@@ -12,7 +15,7 @@ pub(crate) struct Index {
 
 #[derive(Clone, Copy)]
 struct Place {
-    hash: u64,
+    hash: u32,
     block: u32,
 }
 
@@ -26,6 +29,12 @@ impl Index {
         self.len
     }
 
+    /// Asks the memory for the places of some hashes at the same time.
+    pub(crate) fn prefetch<const N: usize>(&self, hashes: &[u64; N]) {
+        let mask = self.places.len() - 1;
+        std::hint::black_box(hashes.map(|hash| self.places[hash as usize & mask].hash));
+    }
+
     pub(crate) fn find(&self, hash: u64) -> Option<u32> {
         let place = self.places[self.seek(hash)];
         (place.block != EMPTY).then_some(place.block)
@@ -35,7 +44,7 @@ impl Index {
     pub(crate) fn insert(&mut self, hash: u64, block: u32) {
         let at = self.seek(hash);
         debug_assert_eq!(self.places[at].block, EMPTY);
-        self.places[at] = Place { hash, block };
+        self.places[at] = Place { hash: hash as u32, block };
         self.len += 1;
     }
 
@@ -67,7 +76,7 @@ impl Index {
     fn seek(&self, hash: u64) -> usize {
         let mask = self.places.len() - 1;
         let mut at = hash as usize & mask;
-        while self.places[at].block != EMPTY && self.places[at].hash != hash {
+        while self.places[at].block != EMPTY && self.places[at].hash != hash as u32 {
             at = (at + 1) & mask;
         }
         at

@@ -9,6 +9,9 @@ use crate::list::List;
 #[error("all KV blocks are in use")]
 pub struct Full;
 
+/// Blocks of a prefix that are looked up side by side.
+pub(crate) const AHEAD: usize = 16;
+
 /// All KV blocks of a model.
 pub struct Pool {
     pub(crate) blocks: Vec<Block>,
@@ -150,10 +153,27 @@ impl Pool {
         }
     }
 
-    /// The block that continues `chain` with these tokens, which must fill it; moves the chain on.
-    pub(crate) fn follow(&self, chain: &mut Chain, tokens: &[u32]) -> Option<u32> {
-        let hash = (self.hash)(chain.hash, tokens);
-        let id = self.index.find(hash).filter(|&id| self.is(id, chain, tokens))?;
+    /// The hashes of the full blocks among these tokens after `chain`, and the blocks that have them.
+    pub(crate) fn find_ahead(&self, chain: &Chain, tokens: &[u32]) -> [(u64, Option<u32>); AHEAD] {
+        let mut hashes = [chain.hash; AHEAD];
+        let mut hash = chain.hash;
+        for (entry, block) in hashes.iter_mut().zip(tokens.chunks_exact(1 << self.shift)) {
+            hash = (self.hash)(hash, block);
+            *entry = hash;
+        }
+        self.index.prefetch(&hashes);
+        hashes.map(|hash| (hash, self.index.find(hash)))
+    }
+
+    /// The block that continues `chain` with these tokens, which must fill it, if it is the one that has
+    /// their hash; moves the chain on.
+    pub(crate) fn follow(
+        &self,
+        chain: &mut Chain,
+        tokens: &[u32],
+        (hash, found): (u64, Option<u32>),
+    ) -> Option<u32> {
+        let id = found.filter(|&id| self.is(id, chain, tokens))?;
         *chain = Chain { blocks: chain.blocks + 1, hash, parent: self.blocks[id as usize].serial };
         Some(id)
     }

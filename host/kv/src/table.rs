@@ -1,6 +1,6 @@
 //! The blocks of one sequence.
 
-use crate::pool::{Chain, Full, Pool};
+use crate::pool::{AHEAD, Chain, Full, Pool};
 
 /// Position p of the sequence lies in `blocks()[p / block_tokens]`. A table belongs to the pool that made
 /// it and must be given back with [`Pool::free`].
@@ -29,10 +29,15 @@ impl Pool {
     pub fn adopt(&mut self, table: &mut Table, salt: u64, tokens: &[u32]) -> u32 {
         debug_assert!(table.blocks.is_empty());
         table.chain = Chain::new(salt);
-        for block in tokens.chunks_exact(self.block_tokens() as usize) {
-            let Some(id) = self.follow(&mut table.chain, block) else { break };
-            self.retain(id);
-            table.blocks.push(id);
+        let size = self.block_tokens() as usize;
+        // Where a block would be depends on tokens alone: some are looked up side by side.
+        'known: for ahead in tokens.chunks(size * AHEAD) {
+            let places = self.find_ahead(&table.chain, ahead);
+            for (block, place) in ahead.chunks_exact(size).zip(places) {
+                let Some(id) = self.follow(&mut table.chain, block, place) else { break 'known };
+                self.retain(id);
+                table.blocks.push(id);
+            }
         }
         table.blocks.len() as u32 * self.block_tokens()
     }
