@@ -60,6 +60,8 @@ pub struct Engine {
     /// Requests and prompt tokens that left the queue since its counts were brought up to date.
     pub(crate) left_queue: (u64, u64),
     pub(crate) now_us: u64,
+    /// When the newest step began.
+    pub(crate) began_us: u64,
     pub(crate) stopped: bool,
 }
 
@@ -133,6 +135,7 @@ impl Engine {
             stats: Stats::default(),
             left_queue: (0, 0),
             now_us: 0,
+            began_us: 0,
             stopped: false,
         };
         // The size of the pool is known before the first step.
@@ -148,7 +151,7 @@ impl Engine {
     /// that never fall.
     pub fn run(mut self, mut clock: impl FnMut() -> u64) {
         loop {
-            match self.step(clock()) {
+            match self.step(&mut clock) {
                 Progress::Worked => {}
                 Progress::Idle => self.shared.sleep(),
                 Progress::Stopped => return,

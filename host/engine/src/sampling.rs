@@ -61,6 +61,13 @@ impl Sampling {
         }
     }
 
+    /// Room for all that these sequences can ever have seen, so that later steps need no more.
+    fn reserve_seen(&mut self, most: usize) {
+        let more = most.saturating_sub(self.seen_token.len());
+        self.seen_token.reserve(more);
+        self.seen_count.reserve(more);
+    }
+
     fn set(&mut self, nth: usize, of: Row, parameters: abi::Row) {
         if nth < self.rows.len() {
             (self.of[nth], self.rows[nth]) = (of, parameters);
@@ -103,6 +110,7 @@ impl Engine {
     pub(crate) fn fill_sampling(&mut self, step: &Step) {
         let Self { sampling, sequences, requests, .. } = self;
         sampling.clear();
+        let mut most = 0;
         for (nth, &row) in step.rows.iter().enumerate() {
             // The row of the token before: only the seed changes.
             if sampling.of.get(nth) == Some(&Row { at: row.at - 1, ..row }) {
@@ -121,6 +129,7 @@ impl Engine {
                     parameters.seed = row_seed(sequence.rest.seed, row.at);
                     if sequence.adjusted {
                         sampling.adjust(&mut parameters, live, sequence, row.at);
+                        most += sequence.rest.seen.tokens.capacity();
                     } else {
                         of = row;
                     }
@@ -130,5 +139,6 @@ impl Engine {
         }
         sampling.rows.truncate(step.rows.len());
         sampling.of.truncate(step.rows.len());
+        sampling.reserve_seen(most);
     }
 }

@@ -13,21 +13,24 @@ use crate::event::Failure;
 const PATIENCE: Duration = Duration::from_millis(100);
 
 impl Engine {
-    /// Plans and submits step N+1, then waits for step N, samples N+1 and delivers N.
-    pub fn step(&mut self, now_us: u64) -> Progress {
-        self.stats.step_us += if self.in_flight.is_some() { now_us.saturating_sub(self.now_us) } else { 0 };
-        self.now_us = now_us;
+    /// Plans and submits step N+1, then waits for step N, samples N+1 and delivers N. `clock` gives
+    /// microseconds that never fall; it is read when the step begins and when N is done.
+    pub fn step(&mut self, mut clock: impl FnMut() -> u64) -> Progress {
+        let now_us = clock();
+        let since = if self.in_flight.is_some() { self.began_us } else { now_us };
+        self.stats.step_us += now_us.saturating_sub(since);
+        (self.began_us, self.now_us) = (now_us, now_us);
         self.take_commands();
         if self.stopped {
             return self.publish();
         }
         let mut previous = self.in_flight.take();
         if self.config.depth == 1 {
-            self.complete(previous.take());
+            self.complete(previous.take(), &mut clock);
         }
         self.plan(previous.as_ref().map_or(0, |previous| previous.serial));
         let mut next = self.submit(previous.as_ref());
-        self.wait(&mut previous);
+        self.wait(&mut previous, &mut clock);
         self.sample(&mut next);
         self.deliver(&mut previous);
         self.recycle(previous);
@@ -36,8 +39,8 @@ impl Engine {
     }
 
     /// Waits for a step and delivers it, with nothing behind it.
-    fn complete(&mut self, mut step: Option<Step>) {
-        self.wait(&mut step);
+    fn complete(&mut self, mut step: Option<Step>, clock: impl FnMut() -> u64) {
+        self.wait(&mut step, clock);
         self.deliver(&mut step);
         self.recycle(step);
     }
@@ -63,7 +66,7 @@ impl Engine {
     }
 
     /// Waits until a step is done and appends what it sampled to its sequences.
-    fn wait(&mut self, step: &mut Option<Step>) {
+    fn wait(&mut self, step: &mut Option<Step>, mut clock: impl FnMut() -> u64) {
         let Some(current) = step else { return };
         let Some(ticket) = current.ticket else { return };
         let waited = loop {
@@ -74,6 +77,7 @@ impl Engine {
                 Err(error) => break Err(error),
             }
         };
+        self.now_us = clock();
         if let Err(error) = waited {
             let failed = step.take();
             if let Some(failed) = &failed {

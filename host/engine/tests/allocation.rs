@@ -49,7 +49,8 @@ impl Output for Sink {
 fn a_steady_step_allocates_nothing() {
     let greedy_params = Params { temperature: 0.0, ..Params::default() };
     let drawn = Params { top_k: 5, logit_bias: vec![(1, 1.0)], ..Params::default() };
-    for (seqs, sampling) in [(256, greedy_params), (16, drawn)] {
+    let penalised = Params { repetition: 1.2, presence: 0.5, ..Params::default() };
+    for (seqs, sampling) in [(256, greedy_params), (16, drawn), (16, penalised)] {
         let config = Config { max_seqs: seqs, max_batched_tokens: 2048, ..Config::default() };
         let setup = Setup {
             blocks: seqs * 80,
@@ -70,12 +71,12 @@ fn a_steady_step_allocates_nothing() {
         }
         // Everything has started, and the columns have their size.
         let warm = 300;
-        (0..warm).for_each(|now| assert_eq!(engine.step(now), Progress::Worked));
+        (0..warm).for_each(|now| assert_eq!(engine.step(|| now), Progress::Worked));
         assert_eq!(handle.stats().running, u64::from(seqs));
         // Long enough for blocks to fill and tables to grow.
         let generated = handle.stats().generated_tokens;
         let before = ALLOCATIONS.load(Ordering::Relaxed);
-        (warm..warm + 500).for_each(|now| assert_eq!(engine.step(now), Progress::Worked));
+        (warm..warm + 500).for_each(|now| assert_eq!(engine.step(|| now), Progress::Worked));
         let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
         assert_eq!(handle.stats().generated_tokens - generated, 500 * u64::from(seqs));
         assert_eq!(allocations, 0, "{seqs} sequences");

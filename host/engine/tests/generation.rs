@@ -5,7 +5,7 @@
 mod support;
 
 use support::{Log, Setup, Told, assert_empty, drive, greedy, submit};
-use tokenmill_engine::{FinishReason, Params, Request};
+use tokenmill_engine::{Config, FinishReason, Params, Progress, Request};
 
 fn alone(setup: &Setup<'_>, request: Request) -> Log {
     let mut engine = setup.engine();
@@ -160,5 +160,24 @@ fn branches_are_drawn_apart_and_seeds_repeat() {
     for (i, branch) in four.iter().enumerate() {
         assert_eq!(branch.len(), 12);
         assert!(!four[..i].contains(branch), "two branches drew the same");
+    }
+}
+
+/// A clock that is read twice in a step, when it begins and when the device is done.
+#[test]
+fn times_end_when_the_device_is_done() {
+    for depth in [1, 2] {
+        let config = Config { depth, ..Setup::default().config };
+        let mut engine = Setup { config, ..Setup::default() }.engine();
+        let log = submit(&engine.handle(), greedy(0..4, 3)).1;
+        let mut now = 0;
+        let mut clock = || {
+            now += 10;
+            now
+        };
+        // Begins at 10; its token is known at 30, the next ones 20 apart.
+        while engine.step(&mut clock) == Progress::Worked {}
+        let usage = log.usage();
+        assert_eq!((usage.queue_us, usage.first_token_us, usage.total_us), (0, 20, 60), "depth {depth}");
     }
 }

@@ -68,14 +68,14 @@ fn a_long_prompt_holds_up_nobody() {
     let mut times: Vec<_> = (0..8).map(|i| clock(greedy(i..i + 8, 60))).collect();
     for at in 0..4 {
         *now.lock().unwrap() = at;
-        engine.step(at);
+        engine.step(|| at);
     }
     let long = clock(greedy((0..8000).map(|at| at % 999), 1));
     let behind: Vec<_> = (0..8).map(|i| clock(greedy(i * 50..i * 50 + 20, 20))).collect();
     times.extend(behind.iter().cloned());
     for at in 4..2000 {
         *now.lock().unwrap() = at;
-        if engine.step(at) == Progress::Idle {
+        if engine.step(|| at) == Progress::Idle {
             break;
         }
     }
@@ -118,7 +118,7 @@ fn an_overloaded_pool_recomputes_little() {
             })
             .collect();
         let mut steps = 0u64;
-        while engine.step(steps) == Progress::Worked {
+        while engine.step(|| steps) == Progress::Worked {
             steps += 1;
         }
         assert!(logs.iter().all(Log::ended));

@@ -143,7 +143,7 @@ fn engine_steps(seqs: u32, steps: u32) -> (Vec<(f64, f64)>, bool) {
         now += 1;
         timed::take();
         let start = Instant::now();
-        let progress = engine.step(now);
+        let progress = engine.step(|| now);
         let whole = start.elapsed().as_nanos() as f64;
         assert_eq!(progress, Progress::Worked);
         let backend = timed::take() as f64;

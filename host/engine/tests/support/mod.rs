@@ -196,7 +196,7 @@ pub fn drive(engine: &mut Engine) -> Progress {
 }
 
 pub fn step(engine: &mut Engine, now: u64) -> Progress {
-    let progress = engine.step(now);
+    let progress = engine.step(|| now);
     assert_eq!(engine.check(), Ok(()), "after step {now}");
     progress
 }
