@@ -61,6 +61,7 @@ impl Engine {
     fn pass_on(&mut self, step: &Step, nth: usize) -> bool {
         let Row { sequence: reference, at } = step.rows[nth];
         let Some(sequence) = self.sequences.get(reference) else { return true };
+        sequence.append(at, step.tokens[nth], step.logprobs[nth]);
         let Ok(token) = u32::try_from(step.tokens[nth]) else { return false };
         let Some(live) = self.requests.get(sequence.request) else { return true };
         let ends = at + 1 >= sequence.limit || live.stop.contains(token);
@@ -68,7 +69,6 @@ impl Engine {
             return false;
         }
         let logprob = step.logprobs[nth];
-        sequence.score += logprob;
         live.generated += 1;
         self.stats.generated_tokens += 1;
         let event = Event::Token { branch: sequence.branch, token, logprob, top: &[] };
@@ -90,7 +90,6 @@ impl Engine {
         }
         let last = at + 1 >= sequence.limit;
         let logprob = step.logprobs[nth];
-        sequence.score += logprob;
         let Ok(token) = u32::try_from(step.tokens[nth]) else {
             self.fail(request, &Failure::Numerical);
             return;

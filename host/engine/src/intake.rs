@@ -72,10 +72,7 @@ impl Engine {
             drafts: false,
         };
         let live = self.live(id, &mut request, &prompt, output);
-        // Penalties and policies count on every token before a row's.
-        let drafts =
-            self.config.draft_tokens > 0 && !live.rest.params.penalises() && live.rest.sampler.is_none();
-        let arrival = Arrival { drafts, ..arrival };
+        let arrival = Arrival { drafts: self.config.draft_tokens > 0 && !live.attends(), ..arrival };
         let adjusted = !live.rest.params.logit_bias.is_empty()
             || live.rest.min_tokens > 0
             || live.rest.params.penalises();

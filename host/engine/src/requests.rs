@@ -50,6 +50,11 @@ pub(crate) struct Scores {
 }
 
 impl Live {
+    /// How a token is sampled depends on every token before it: there are penalties, or a policy that looks on.
+    pub(crate) fn attends(&self) -> bool {
+        self.rest.sampler.is_some() || self.rest.params.penalises()
+    }
+
     pub(crate) fn attribute(&self, key: &str) -> Option<&str> {
         self.rest.attributes.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
     }
@@ -58,12 +63,15 @@ impl Live {
 /// Slots of requests.
 #[derive(Default)]
 pub(crate) struct Requests {
+    /// Those that [attend](Live::attends).
+    pub(crate) attentive: u32,
     slots: Vec<Option<Live>>,
     spare: Vec<u32>,
 }
 
 impl Requests {
     pub(crate) fn add(&mut self, live: Live) -> u32 {
+        self.attentive += u32::from(live.attends());
         match self.spare.pop() {
             Some(slot) => {
                 self.slots[slot as usize] = Some(live);
@@ -86,6 +94,7 @@ impl Requests {
 
     pub(crate) fn remove(&mut self, slot: u32) -> Option<Live> {
         let live = self.slots.get_mut(slot as usize)?.take()?;
+        self.attentive -= u32::from(live.attends());
         self.spare.push(slot);
         Some(live)
     }

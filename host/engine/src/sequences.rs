@@ -55,7 +55,7 @@ pub(crate) struct Own {
     pub(crate) drafts: bool,
 }
 
-/// One branch of a request. What every step touches comes first and fills two cache lines.
+/// One branch of a request. What every step touches comes first and fills three cache lines.
 #[derive(Default)]
 #[repr(C, align(64))]
 pub(crate) struct Sequence {
@@ -115,6 +115,20 @@ pub(crate) struct Arrival {
 impl Reference {
     /// No sequence.
     pub(crate) const NOBODY: Self = Self { slot: NONE, id: NONE };
+}
+
+impl Sequence {
+    /// What a row sampled for position `at`, unless that is known already. A row may score the prompt.
+    #[inline]
+    pub(crate) fn append(&mut self, at: u32, token: i32, logprob: f32) {
+        if at as usize == self.tokens.len() && token >= 0 {
+            self.tokens.push(token as u32);
+            self.score += logprob;
+            if self.penalised {
+                self.rest.seen.add(token as u32);
+            }
+        }
+    }
 }
 
 impl Own {

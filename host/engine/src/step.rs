@@ -65,7 +65,8 @@ impl Engine {
         }
     }
 
-    /// Waits until a step is done and appends what it sampled to its sequences.
+    /// Waits until a step is done. Its sequences get their tokens at once if the next step's sampling may
+    /// depend on them, else when they are delivered, while they are at hand.
     fn wait(&mut self, step: &mut Option<Step>, mut clock: impl FnMut() -> u64) {
         let Some(current) = step else { return };
         let Some(ticket) = current.ticket else { return };
@@ -87,13 +88,11 @@ impl Engine {
             return;
         }
         self.verify(current);
-        for (row, &token) in current.rows.iter().zip(&current.tokens) {
-            // A sequence may have ended, and a row may score the prompt.
-            let Some(sequence) = self.sequences.get(row.sequence) else { continue };
-            if row.at as usize == sequence.tokens.len() && token >= 0 {
-                sequence.tokens.push(token as u32);
-                if sequence.penalised {
-                    sequence.rest.seen.add(token as u32);
+        if self.requests.attentive > 0 {
+            let sampled = current.tokens.iter().zip(&current.logprobs);
+            for (row, (&token, &logprob)) in current.rows.iter().zip(sampled) {
+                if let Some(sequence) = self.sequences.get(row.sequence) {
+                    sequence.append(row.at, token, logprob);
                 }
             }
         }
