@@ -56,7 +56,7 @@ impl Output for Sender {
             Event::Token { token, .. } => News::Token(token),
             Event::Done(usage) => News::Done(usage),
             Event::Failed(failure) => News::Failed(failure.message()),
-            Event::Prompt { .. } | Event::Finished { .. } => return true,
+            Event::Prompt { .. } | Event::Forked { .. } | Event::Finished { .. } => return true,
         };
         self.0.send(news).is_ok()
     }

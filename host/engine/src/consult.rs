@@ -53,7 +53,7 @@ impl Engine {
                 self.refuse();
                 continue;
             }
-            self.stats.policy_fallbacks += 1;
+            self.stats.policy_fallbacks.sampler += 1;
             self.forget_told(step);
             if let Some(named) = self.samplers.get_mut(policy)
                 && named.enforcing

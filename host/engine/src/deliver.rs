@@ -171,6 +171,7 @@ impl Engine {
             FinishReason::Stop => self.stats.finished.stop += 1,
             FinishReason::Length => self.stats.finished.length += 1,
             FinishReason::Ended => self.stats.finished.ended += 1,
+            FinishReason::Pruned => self.stats.finished.pruned += 1,
         }
         let Some(live) = self.requests.get(request) else { return };
         live.rest.branches.retain(|&other| other != slot);

@@ -9,6 +9,11 @@ pub trait Output: Send {
 
 /// Events of one request, in order: `Prompt`, then `Token`s and one `Finished` for each branch, then
 /// `Done`. `Failed` may come instead of any of them and is the last.
+///
+/// Branches 0 to n - 1 are there from the start, and a sampling policy may fork more. What a step brings
+/// comes in this order: for each fork of the step `Forked`, the new branch's `Token`, and its `Finished` if
+/// it ends there; then the `Finished` of branches that a policy ended; then the `Token` of every other
+/// branch, those that were forked from included.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Event<'a> {
     /// Once, when the prompt has been computed. `logprobs` holds one entry per prompt token if
@@ -17,7 +22,10 @@ pub enum Event<'a> {
     /// The next token of a branch; `logprob` is the log-softmax of the raw logits at the token. `top`
     /// holds as many alternatives as `logprobs` asked for, most likely first.
     Token { branch: u32, token: u32, logprob: f32, top: &'a [(u32, f32)] },
-    /// A branch is complete.
+    /// A new branch: it has the tokens that `parent` had before this step, and its own `Token` is the next
+    /// event. Numbers are never used again; `parent` has not finished.
+    Forked { branch: u32, parent: u32 },
+    /// A branch is complete; it gets no event after this.
     Finished { branch: u32, reason: FinishReason },
     /// All branches are complete.
     Done(Usage),
@@ -41,8 +49,10 @@ pub enum FinishReason {
     Stop,
     /// `max_tokens` or the model's length was reached.
     Length,
-    /// `Handle::end_branch`, or a sampler ended it.
+    /// `Handle::end_branch`, or a sampling policy ended it; what it has counts.
     Ended,
+    /// A sampling policy gave it up: nobody is to see what it has.
+    Pruned,
 }
 
 /// What a request used. Times count from its arrival at the engine, in microseconds of the engine's clock.

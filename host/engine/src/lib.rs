@@ -36,5 +36,5 @@ pub use engine::{Engine, Progress};
 pub use event::{Event, Failure, FinishReason, Output, TokenLogprob, Usage};
 pub use handle::{Handle, Refused, RequestId};
 pub use request::{Limits, Request};
-pub use stats::{Blocks, Finished, Stats};
+pub use stats::{Blocks, Fallbacks, Finished, Stats};
 pub use tokenmill_policy::{Params, Samplers};

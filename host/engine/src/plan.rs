@@ -17,7 +17,7 @@ impl Engine {
             return;
         }
         if !self.ask(false) {
-            self.stats.policy_fallbacks += 1;
+            self.stats.policy_fallbacks.scheduler += 1;
             self.ask(true);
         }
         self.finished.clear();
@@ -25,7 +25,7 @@ impl Engine {
         self.place(in_flight);
         // Nothing runs and nothing would: no scheduler may let the engine stand still.
         if in_flight == 0 && self.room.placed.is_none() && self.sequences.pending.iter().any(|&n| n > 0) {
-            self.stats.policy_fallbacks += 1;
+            self.stats.policy_fallbacks.scheduler += 1;
             self.ask(true);
             self.place(in_flight);
         }

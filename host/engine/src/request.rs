@@ -10,6 +10,9 @@ pub struct Request {
     pub sampling: Params,
     /// Branches, at least 1; they share the prompt's KV.
     pub n: u32,
+    /// Branches that have not ended, at most, counting those that a sampling policy forks; less than `n`
+    /// means `n`. Seats for all of them are kept from the start.
+    pub max_branches: u32,
     /// Tokens to generate at most, per branch; 0 only scores the prompt. The model's length also ends a branch.
     pub max_tokens: u32,
     /// Stop tokens cannot be drawn before this many tokens.
@@ -67,6 +70,12 @@ impl Limits {
             return Err(Refused::Invalid {
                 field: "n",
                 message: format!("must be between 1 and {}", self.max_branches),
+            });
+        }
+        if request.max_branches > self.max_branches {
+            return Err(Refused::Invalid {
+                field: "max_branches",
+                message: format!("must be at most {}", self.max_branches),
             });
         }
         if request.min_tokens > request.max_tokens {

@@ -25,7 +25,10 @@ pub struct Stats {
     pub accepted_tokens: u64,
     pub finished: Finished,
     /// Steps in which a policy's answer was replaced by the built-in default.
-    pub policy_fallbacks: u64,
+    pub policy_fallbacks: Fallbacks,
+    /// Tokens that a sampling policy wanted for a branch of their own, beyond the branches that a request
+    /// may have.
+    pub forks_refused: u64,
     /// Sum of the time between the starts of consecutive steps, in microseconds of the engine's clock.
     pub step_us: u64,
     /// The device is gone: every request failed and every new one is refused.
@@ -44,12 +47,21 @@ pub struct Blocks {
     pub used: u64,
 }
 
+/// Steps that a default decided, by the kind of policy it stood in for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fallbacks {
+    pub scheduler: u64,
+    /// Counted once for each sampling policy that failed in a step.
+    pub sampler: u64,
+}
+
 /// Branches by how they ended; `cancelled` and `failed` count requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Finished {
     pub stop: u64,
     pub length: u64,
     pub ended: u64,
+    pub pruned: u64,
     pub cancelled: u64,
     pub failed: u64,
 }

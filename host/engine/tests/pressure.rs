@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use support::{Log, Setup, assert_empty, drive, greedy, step, submit};
-use tokenmill_engine::{Config, Event, Failure, Output, Progress, Request, Samplers};
+use tokenmill_engine::{Config, Event, Failure, Fallbacks, Output, Progress, Request, Samplers};
 use tokenmill_policy::schedule::{Order, Scheduler, View};
 use tokenmill_policy::{Error, Fcfs};
 
@@ -176,7 +176,7 @@ fn a_bad_scheduler_is_replaced_by_the_default() {
         let log = submit(&handle, greedy(0..9, 10)).1;
         drive(&mut engine);
         assert_eq!(log.tokens(0), expected);
-        assert!(handle.stats().policy_fallbacks > 0);
+        assert!(handle.stats().policy_fallbacks.scheduler > 0);
         assert_empty(&engine);
     }
 }
@@ -194,7 +194,7 @@ fn an_order_is_clipped_to_budget_and_pending() {
         (0..5).map(|i| submit(&handle, Request { n: 2, ..greedy(i..i + 30, 10) }).1).collect();
     drive(&mut engine);
     assert!(logs.iter().all(|log| log.tokens(1).len() == 10));
-    assert_eq!(handle.stats().policy_fallbacks, 0);
+    assert_eq!(handle.stats().policy_fallbacks, Fallbacks::default());
     assert_empty(&engine);
 }
 

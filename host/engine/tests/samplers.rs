@@ -43,7 +43,7 @@ fn run(enforcing: bool, plan: Plan, pick: Pick, requests: &[Request]) -> (Vec<Lo
     let logs = requests.iter().map(|request| submit(&handle, request.clone()).1).collect();
     drive(&mut engine);
     assert_empty(&engine);
-    (logs, handle.stats().policy_fallbacks)
+    (logs, handle.stats().policy_fallbacks.sampler)
 }
 
 fn nobody_picks() -> Pick {

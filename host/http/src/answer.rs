@@ -21,6 +21,8 @@ pub(crate) trait Reader {
     fn prompt(&mut self, job: &Job, prompt: usize, scores: &[PromptToken], tally: Tally);
     /// A token and the text it lets out.
     fn token(&mut self, job: &Job, choice: usize, text: &str, token: &Scored<'_>, tally: Tally);
+    /// A choice that begins with what another one has.
+    fn fork(&mut self, choice: usize, parent: usize) -> Result<(), ApiError>;
     /// A choice is complete, with the last of its text.
     fn finish(&mut self, job: &Job, choice: usize, text: &str, end: &End, tally: Tally);
 }
@@ -112,6 +114,9 @@ impl Answer {
                     self.tally.cached += u64::from(*cached_tokens);
                     reader.prompt(&self.job, *prompt as usize, logprobs, self.tally);
                 }
+                &Item::Forked { choice, parent } => {
+                    failure = failure.or(self.forked(choice as usize, parent as usize, reader).err());
+                }
                 &Item::Finished { choice, reason } => self.finished(choice as usize, reason, reader),
                 Item::Done { prompt, usage } => {
                     self.server.metrics.queue_time.observe_us(usage.queue_us, 1);
@@ -147,6 +152,22 @@ impl Answer {
             reader.finish(&self.job, at, "", end, self.tally);
             self.generation.end_branch(at);
         }
+    }
+
+    fn forked(&mut self, at: usize, parent: usize, reader: &mut impl Reader) -> Result<(), ApiError> {
+        let mut choice = self.choices[parent].clone();
+        reader.fork(at, parent)?;
+        if choice.end.is_some() {
+            // The parent's text has met a stop string; with that the two are the same.
+            choice.end = Some(End::Pruned);
+            reader.finish(&self.job, at, "", &End::Pruned, self.tally);
+            self.generation.end_branch(at);
+        }
+        if at >= self.choices.len() {
+            self.choices.resize_with(at + 1, Choice::default);
+        }
+        self.choices[at] = choice;
+        Ok(())
     }
 
     fn finished(&mut self, at: usize, reason: tokenmill_engine::FinishReason, reader: &mut impl Reader) {

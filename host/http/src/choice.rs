@@ -14,17 +14,21 @@ pub(crate) enum End {
     /// `stop[i]`.
     StopString(usize),
     Length,
+    /// A policy gave the choice up: it is no part of the answer.
+    Pruned,
 }
 
 impl End {
     pub(crate) fn finish_reason(&self) -> &'static str {
         match self {
             End::Length => "length",
+            End::Pruned => "pruned",
             _ => "stop",
         }
     }
 }
 
+#[derive(Clone, Default)]
 pub(crate) struct Choice {
     /// `None`: ids only.
     text: Option<Text>,
@@ -34,6 +38,7 @@ pub(crate) struct Choice {
     pub(crate) end: Option<End>,
 }
 
+#[derive(Clone)]
 struct Text {
     detokenizer: Detokenizer,
     stops: Option<StopMatcher>,
@@ -103,6 +108,7 @@ impl Choice {
         self.end = Some(match (reason, self.stopped_by) {
             (FinishReason::Stop, Some(token)) if !end_tokens.contains(&token) => End::StopToken(token),
             (FinishReason::Length, _) => End::Length,
+            (FinishReason::Pruned, _) => End::Pruned,
             _ => End::Natural,
         });
     }

@@ -5,7 +5,7 @@ use crate::caller::Caller;
 use crate::error::ApiError;
 use crate::job::Job;
 use crate::live::Entry;
-use crate::queue::{Batch, Queue, Sink};
+use crate::queue::{Batch, Numbering, Queue, Sink};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokenmill_engine::RequestId;
@@ -15,7 +15,7 @@ pub(crate) struct Generation {
     queue: Arc<Queue>,
     /// One per prompt; `None` once it is done.
     requests: Vec<Option<RequestId>>,
-    branches: usize,
+    pub(crate) numbering: Numbering,
     _live: Entry,
 }
 
@@ -24,12 +24,12 @@ impl Generation {
         let queue = Queue::new(server.app.limits.unread_bytes);
         let live = server.live.enter(queue.clone());
         let requests = Vec::with_capacity(job.prompts.len());
-        let branches = job.best_of as usize;
+        let numbering = Numbering { prompts: job.prompts.len() as u32, branches: job.best_of };
         // From here on a refusal drops `started`, which cancels the prompts before it.
         let mut started =
-            Self { server: server.clone(), queue: queue.clone(), requests, branches, _live: live };
+            Self { server: server.clone(), queue: queue.clone(), requests, numbering, _live: live };
         for (i, prompt) in job.prompts.iter().enumerate() {
-            let sink = Sink::new(queue.clone(), i as u32, job.best_of);
+            let sink = Sink::new(queue.clone(), i as u32, numbering);
             let id = server.app.engine.submit(job.request(prompt, caller, server), Box::new(sink))?;
             started.requests.push(Some(id));
         }
@@ -41,9 +41,9 @@ impl Generation {
     }
 
     pub(crate) fn end_branch(&self, choice: usize) {
-        let (prompt, branch) = (choice / self.branches, choice % self.branches);
-        if let Some(&Some(id)) = self.requests.get(prompt) {
-            self.server.app.engine.end_branch(id, branch as u32);
+        let (prompt, branch) = self.numbering.place(choice as u32);
+        if let Some(&Some(id)) = self.requests.get(prompt as usize) {
+            self.server.app.engine.end_branch(id, branch);
         }
     }
 

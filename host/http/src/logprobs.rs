@@ -11,7 +11,7 @@ pub(crate) struct Scored<'a> {
 }
 
 /// Scored tokens of one choice, kept until the answer is written.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Scores {
     /// Token, log-probability, number of alternatives in `tops`.
     tokens: Vec<(u32, Option<f32>, usize)>,

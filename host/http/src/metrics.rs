@@ -210,7 +210,10 @@ impl Page {
             classes.iter().zip(&metrics.responses).skip(2).map(|(&class, n)| (class, n.get())).collect();
         self.counters("tokenmill_http_responses_total", "Responses by status.", "status", &responses);
         let fallbacks = stats.policy_fallbacks;
-        self.counter("tokenmill_policy_fallbacks_total", "Steps decided by a default instead.", fallbacks);
+        let fallbacks = [("scheduler", fallbacks.scheduler), ("sampler", fallbacks.sampler)];
+        let help = "Steps decided by a default instead.";
+        self.counters("tokenmill_policy_fallbacks_total", help, "kind", &fallbacks);
+        self.counter("tokenmill_forks_refused_total", "Branches beyond a limit.", stats.forks_refused);
     }
 }
 

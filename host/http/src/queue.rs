@@ -10,7 +10,31 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use tokenmill_engine::{Event, Failure, FinishReason, Output, Usage};
 
-/// What happened, in order. A choice is a branch of a prompt: `prompt * n + branch`.
+/// Numbers of choices: each prompt's first branches one prompt after the other, then those that a policy
+/// forked, as they come.
+#[derive(Clone, Copy)]
+pub(crate) struct Numbering {
+    pub(crate) prompts: u32,
+    /// Of each prompt, from the start.
+    pub(crate) branches: u32,
+}
+
+impl Numbering {
+    pub(crate) fn choice(self, prompt: u32, branch: u32) -> u32 {
+        if branch < self.branches { prompt * self.branches + branch } else { branch * self.prompts + prompt }
+    }
+
+    /// Prompt and branch.
+    pub(crate) fn place(self, choice: u32) -> (u32, u32) {
+        if choice < self.prompts * self.branches {
+            (choice / self.branches, choice % self.branches)
+        } else {
+            (choice % self.prompts, choice / self.prompts)
+        }
+    }
+}
+
+/// What happened, in order. [`Numbering`] says which branch a choice is.
 pub(crate) enum Item {
     Prompt {
         prompt: u32,
@@ -23,6 +47,11 @@ pub(crate) enum Item {
         token: u32,
         logprob: f32,
         tops: u32,
+    },
+    /// `choice` begins with what `parent` has.
+    Forked {
+        choice: u32,
+        parent: u32,
     },
     Finished {
         choice: u32,
@@ -143,25 +172,26 @@ impl Queue {
 pub(crate) struct Sink {
     queue: Arc<Queue>,
     prompt: u32,
-    branches: u32,
+    numbering: Numbering,
     ended: bool,
 }
 
 impl Sink {
-    pub(crate) fn new(queue: Arc<Queue>, prompt: u32, branches: u32) -> Self {
-        Self { queue, prompt, branches, ended: false }
+    pub(crate) fn new(queue: Arc<Queue>, prompt: u32, numbering: Numbering) -> Self {
+        Self { queue, prompt, numbering, ended: false }
     }
 }
 
 impl Output for Sink {
     fn deliver(&mut self, event: Event<'_>) -> bool {
-        let (prompt, base) = (self.prompt, self.prompt * self.branches);
+        let prompt = self.prompt;
+        let choice = |branch| self.numbering.choice(prompt, branch);
         self.ended = matches!(event, Event::Done(_) | Event::Failed(_));
         self.queue.push(|batch| match event {
             Event::Token { branch, token, logprob, top } => {
                 batch.tops.extend_from_slice(top);
                 let tops = top.len() as u32;
-                batch.items.push(Item::Token { choice: base + branch, token, logprob, tops });
+                batch.items.push(Item::Token { choice: choice(branch), token, logprob, tops });
             }
             Event::Prompt { cached_tokens, logprobs } => {
                 let logprobs = logprobs
@@ -170,8 +200,11 @@ impl Output for Sink {
                     .collect();
                 batch.items.push(Item::Prompt { prompt, cached_tokens, logprobs });
             }
+            Event::Forked { branch, parent } => {
+                batch.items.push(Item::Forked { choice: choice(branch), parent: choice(parent) });
+            }
             Event::Finished { branch, reason } => {
-                batch.items.push(Item::Finished { choice: base + branch, reason });
+                batch.items.push(Item::Finished { choice: choice(branch), reason });
             }
             Event::Done(usage) => batch.items.push(Item::Done { prompt, usage }),
             Event::Failed(failure) => batch.items.push(Item::Failed(Box::new(failure.clone()))),

@@ -69,7 +69,7 @@ pub(crate) fn end(out: &mut Vec<u8>, job: &Job, end: &End) {
     match end {
         End::StopToken(token) => json::unsigned(out, u64::from(*token)),
         End::StopString(i) => json::optional_string(out, job.common.stops.get(*i).map(String::as_str)),
-        End::Natural | End::Length => out.extend_from_slice(b"null"),
+        End::Natural | End::Length | End::Pruned => out.extend_from_slice(b"null"),
     }
 }
 

@@ -208,6 +208,14 @@ impl Reader for Frames {
         self.close(tally);
     }
 
+    fn fork(&mut self, _: usize, _: usize) -> Result<(), ApiError> {
+        // What was sent of one choice cannot be sent again as another's, nor taken back when it is given up.
+        Err(ApiError::invalid(
+            "stream",
+            "the policy of this request weighs branches, which cannot be streamed",
+        ))
+    }
+
     fn finish(&mut self, job: &Job, choice: usize, text: &str, end: &End, tally: Tally) {
         if !text.is_empty() {
             self.open(choice);

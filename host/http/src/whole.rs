@@ -7,7 +7,7 @@ use crate::error::ApiError;
 use crate::job::Job;
 use crate::json;
 use crate::logprobs::{Scored, Scores};
-use crate::queue::PromptToken;
+use crate::queue::{Numbering, PromptToken};
 use crate::shape::{self, Shape};
 use std::future::poll_fn;
 use std::task::Poll;
@@ -31,7 +31,7 @@ pub(crate) async fn collect(mut answer: Answer) -> Result<Vec<u8>, ApiError> {
     Ok(collector.write(&answer.server, &answer.job, answer.tally))
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Collected {
     text: String,
     ids: Vec<u32>,
@@ -42,9 +42,9 @@ struct Collected {
 }
 
 impl Collected {
-    /// Mean log-probability per token, by which OpenAI ranks `best_of`.
-    fn mean(&self) -> f64 {
-        self.sum / self.ids.len().max(1) as f64
+    /// Log-probability / length^penalty. With 1 it is the mean per token, by which OpenAI ranks `best_of`.
+    fn score(&self, penalty: f64) -> f64 {
+        self.sum / (self.ids.len().max(1) as f64).powf(penalty)
     }
 }
 
@@ -72,6 +72,14 @@ impl Reader for Collector {
         }
     }
 
+    fn fork(&mut self, choice: usize, parent: usize) -> Result<(), ApiError> {
+        if choice >= self.choices.len() {
+            self.choices.resize_with(choice + 1, Collected::default);
+        }
+        self.choices[choice] = self.choices[parent].clone();
+        Ok(())
+    }
+
     fn finish(&mut self, _: &Job, choice: usize, text: &str, end: &End, _: Tally) {
         let choice = &mut self.choices[choice];
         choice.text.push_str(text);
@@ -83,16 +91,22 @@ impl Collector {
     fn write(&self, server: &Server, job: &Job, tally: Tally) -> Vec<u8> {
         let tokenizer = server.app.tokenizer.as_deref();
         let mut out = shape::head(job, &server.app.card.name, false);
-        let branches = job.best_of as usize;
         let shown = job.common.n as usize;
-        for (prompt, choices) in self.choices.chunks(branches).enumerate() {
-            let mut ranked: Vec<&Collected> = choices.iter().collect();
-            if branches > shown {
-                ranked.sort_by(|a, b| b.mean().total_cmp(&a.mean()));
+        let numbering = Numbering { prompts: job.prompts.len() as u32, branches: job.best_of };
+        let mut first = true;
+        for prompt in 0..job.prompts.len() {
+            let is_shown = |(at, choice): &(usize, &Collected)| {
+                let ended = choice.end.as_ref().is_some_and(|end| *end != End::Pruned);
+                ended && numbering.place(*at as u32).0 as usize == prompt
+            };
+            let choices = self.choices.iter().enumerate().filter(is_shown);
+            let mut ranked: Vec<&Collected> = choices.map(|(_, choice)| choice).collect();
+            if let Some(penalty) = job.ranking() {
+                ranked.sort_by(|a, b| b.score(penalty).total_cmp(&a.score(penalty)));
             }
             for (i, choice) in ranked.into_iter().take(shown).enumerate() {
                 let index = prompt * shown + i;
-                if index > 0 {
+                if !std::mem::replace(&mut first, false) {
                     out.push(b',');
                 }
                 out.extend_from_slice(b"{\"index\":");

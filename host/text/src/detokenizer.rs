@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 /// Turns the tokens of one sequence into text as they come. The pieces, and the rest from `flush`, add up to
 /// [`Tokenizer::decode`] of all tokens. U+FFFD stands only for bytes that are no UTF-8.
+#[derive(Clone)]
 pub struct Detokenizer {
     tokenizer: Arc<Tokenizer>,
     skip_special: bool,
@@ -50,6 +51,7 @@ impl Detokenizer {
 }
 
 /// Joins the bytes of tokens and lets out whole characters.
+#[derive(Clone)]
 pub(crate) struct Joiner {
     /// Bytes of an unfinished character.
     pending: Vec<u8>,
@@ -109,7 +111,7 @@ impl Joiner {
 
 /// For decoders that look at neighbours (WordPiece, Metaspace): decodes a short window of tokens with and without
 /// the newest and lets out the difference, as TGI and vLLM do. Costs a few microseconds a token.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Rejoin {
     ids: Vec<u32>,
     /// `ids[..read]` were let out; their text begins what is decoded again.

@@ -80,6 +80,7 @@ impl Setup<'_> {
 pub enum Told {
     Prompt { cached_tokens: u32, logprobs: Vec<TokenLogprob> },
     Token { branch: u32, token: u32, logprob: f32, top: Vec<(u32, f32)> },
+    Forked { branch: u32, parent: u32 },
     Finished { branch: u32, reason: FinishReason },
     Done(Usage),
     Failed(Failure),
@@ -104,6 +105,7 @@ impl Output for Recorder {
             Event::Token { branch, token, logprob, top } => {
                 Told::Token { branch, token, logprob, top: top.to_vec() }
             }
+            Event::Forked { branch, parent } => Told::Forked { branch, parent },
             Event::Finished { branch, reason } => Told::Finished { branch, reason },
             Event::Done(usage) => Told::Done(usage),
             Event::Failed(failure) => Told::Failed(failure.clone()),
