@@ -1,9 +1,10 @@
-//! Tasks of the repository: `cargo xtask test`, `cargo xtask bench …`.
+//! Tasks of the repository: `cargo xtask test`, `cargo xtask plugins`, `cargo xtask bench …`.
 //!
 //! Invariant: runs other programs and reads what they print; links nothing of Tokenmill.
 #![allow(clippy::print_stdout, reason = "a task speaks to the terminal")]
 
 mod bench;
+mod plugins;
 mod process;
 mod test;
 
@@ -21,6 +22,8 @@ struct Args {
 enum Task {
     /// Install what the tests need, then run all of them.
     Test,
+    /// Build the policies in plugins/ as components into target/plugins/.
+    Plugins(plugins::Plugins),
     /// Measure, against a named peer in the same run, and write JSON to bench/results/.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -29,6 +32,7 @@ enum Task {
 fn main() -> anyhow::Result<()> {
     match Args::parse().task {
         Task::Test => test::all(),
+        Task::Plugins(which) => plugins::task(&which),
         Task::Bench(which) => bench::run(which),
     }
 }

@@ -1,0 +1,17 @@
+//! What several policies need: their configuration, requests' arguments, state by sequence, and a queue of
+//! prompts in an order of their own.
+//!
+//! Invariant: knows no policy, and nothing of WebAssembly.
+#![forbid(unsafe_code)]
+
+mod args;
+mod config;
+mod queue;
+mod sequences;
+mod track;
+
+pub use args::Args;
+pub use config::config;
+pub use queue::{Queue, Seq};
+pub use sequences::Sequences;
+pub use track::Track;
