@@ -1,0 +1,125 @@
+//! Mirostat 2.0: keeps the surprise of the text near a target by moving the cut below which a token is too
+//! unlikely.
+//!
+//! Source: Basu et al. 2020 (arXiv 2007.14966), algorithm 2, as in llama.cpp's `llama_sampler_init_mirostat_v2`: the
+//! surprise of a token is that among the tokens that were kept. Temperature 1; `tau` takes its place.
+//!
+//! Arguments: `tau`, the target in bits per token (5), and `eta`, how fast the cut follows (0.1); the
+//! configuration has the same fields.
+//!
+//! Cost: every row is inspected, for one top-k of 64, or more while the cut lies beyond. The request's penalties and biases do
+//! not apply. The cut cannot be known from the text: after a trap, and in a fork, it begins anew.
+#![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
+
+#[cfg(test)]
+mod tests;
+
+use tokenmill_plugin_common::{Args, Sequences, config};
+use tokenmill_plugin_draw::{candidates, draw, uniform, weights};
+use tokenmill_policy::sample::{Choices, Knobs, Logits, Sampler, View};
+use tokenmill_policy::{Error, Host};
+
+/// See the crate's text.
+#[derive(Default)]
+pub struct MirostatV2 {
+    defaults: Settings,
+    /// Why a request is refused, if it is.
+    known: Sequences<Result<Cut, String>>,
+}
+
+#[derive(Clone, Copy, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Settings {
+    tau: f32,
+    eta: f32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { tau: 5.0, eta: 0.1 }
+    }
+}
+
+impl Settings {
+    fn of(self, args: Args) -> Result<Self, String> {
+        let asked =
+            Self { tau: args.get("tau")?.unwrap_or(self.tau), eta: args.get("eta")?.unwrap_or(self.eta) };
+        asked.check().map_err(|why| format!("policy.args.{why}"))
+    }
+
+    fn check(self) -> Result<Self, String> {
+        if !(self.tau > 0.0 && self.tau <= 20.0) {
+            return Err("tau must be above 0 and at most 20 bits".into());
+        }
+        if !(self.eta > 0.0 && self.eta <= 1.0) {
+            return Err("eta must be above 0 and at most 1".into());
+        }
+        Ok(self)
+    }
+}
+
+/// The state of one sequence.
+#[derive(Clone, Copy)]
+struct Cut {
+    settings: Settings,
+    /// Surprise above which a token is left out, in bits: mu of the paper.
+    most: f32,
+}
+
+impl Cut {
+    fn new(settings: Settings) -> Self {
+        Self { settings, most: 2.0 * settings.tau }
+    }
+
+    /// Draws a token with `u` in [0, 1), and moves the cut.
+    fn pick(&mut self, logits: &mut dyn Logits, row: u32, u: f64) -> Result<u32, Error> {
+        let surprise = |logprob: f32| -logprob * std::f32::consts::LOG2_E;
+        let beyond = |logprobs: &[f32]| logprobs.last().is_some_and(|&least| surprise(least) > self.most);
+        let (tokens, logprobs) = candidates(logits, row, beyond)?;
+        let kept = logprobs.iter().take_while(|&&logprob| surprise(logprob) <= self.most).count().max(1);
+        let weights = weights(&logprobs[..kept], 1.0);
+        let drawn = draw(&weights, u);
+        let observed = -libm::log2(weights[drawn] / weights.iter().sum::<f64>()) as f32;
+        self.most -= self.settings.eta * (observed - self.settings.tau);
+        Ok(tokens[drawn])
+    }
+}
+
+impl Sampler for MirostatV2 {
+    fn configure(&mut self, text: &str, _: Host) -> Result<(), Error> {
+        let defaults: Settings = config(text)?;
+        self.defaults = defaults.check().map_err(Error::BadConfig)?;
+        Ok(())
+    }
+
+    fn plan(&mut self, view: &dyn View, knobs: &mut Knobs) -> Result<(), Error> {
+        self.known.forget(view.finished());
+        let defaults = self.defaults;
+        for (row, &id) in view.ids().iter().enumerate() {
+            let known = self.known.get(id, || defaults.of(Args::new(view, row)).map(Cut::new));
+            match known {
+                Ok(_) => knobs.inspect.push(row as u32),
+                Err(why) => knobs.refuse.push((row as u32, why.clone())),
+            }
+        }
+        Ok(())
+    }
+
+    fn pick(
+        &mut self,
+        view: &dyn View,
+        logits: &mut dyn Logits,
+        rows: &[u32],
+        choices: &mut Choices,
+    ) -> Result<(), Error> {
+        for &row in rows {
+            let at = row as usize;
+            if let Some(Ok(cut)) = self.known.find(view.ids()[at]) {
+                choices.accept.push((row, cut.pick(logits, row, uniform(view.seeds()[at], 0))?));
+            }
+        }
+        Ok(())
+    }
+}
+
+tokenmill_guest::export_sampler!(MirostatV2);

@@ -1,0 +1,128 @@
+//! Locally typical sampling: keeps the tokens whose surprise is nearest to what the row's entropy lets one expect, as
+//! many as make up the mass `typical_p`.
+//!
+//! Source: Meister et al. 2022 (arXiv 2202.00666), as in transformers' `TypicalLogitsWarper`: a token as near as the last
+//! one kept is kept too.
+//!
+//! Arguments: `typical_p` in (0, 1] (0.9), and `temperature` above 0 (1), which applies to what was kept, as in
+//! llama.cpp's order; the configuration has the same fields.
+//!
+//! Cost: every row is inspected, for its entropy (which the host computes from the whole row) and one top-k of 64, or
+//! more where the distribution is flat. The request's penalties and biases do not apply.
+#![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
+
+#[cfg(test)]
+mod tests;
+
+use tokenmill_plugin_common::{Args, Sequences, config};
+use tokenmill_plugin_draw::{candidates, draw, uniform, weights};
+use tokenmill_policy::sample::{Choices, Knobs, Logits, Sampler, View};
+use tokenmill_policy::{Error, Host};
+
+/// See the crate's text.
+#[derive(Default)]
+pub struct Typical {
+    defaults: Settings,
+    /// Why a request is refused, if it is.
+    known: Sequences<Result<Settings, String>>,
+}
+
+#[derive(Clone, Copy, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Settings {
+    typical_p: f32,
+    temperature: f32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { typical_p: 0.9, temperature: 1.0 }
+    }
+}
+
+impl Settings {
+    fn of(self, args: Args) -> Result<Self, String> {
+        let asked = Self {
+            typical_p: args.get("typical_p")?.unwrap_or(self.typical_p),
+            temperature: args.get("temperature")?.unwrap_or(self.temperature),
+        };
+        asked.check().map_err(|why| format!("policy.args.{why}"))
+    }
+
+    fn check(self) -> Result<Self, String> {
+        if !(self.typical_p > 0.0 && self.typical_p <= 1.0) {
+            return Err("typical_p must be above 0 and at most 1".into());
+        }
+        if !(self.temperature > 0.0 && self.temperature <= 100.0) {
+            return Err("temperature must be above 0 and at most 100".into());
+        }
+        Ok(self)
+    }
+}
+
+/// The typical tokens of a row and their log-probabilities, most likely first.
+fn typical(logits: &mut dyn Logits, row: u32, mass: f32) -> Result<(Vec<u32>, Vec<f32>), Error> {
+    let entropy = logits.entropy(row)?;
+    let far = |logprob: f32| (-logprob - entropy).abs();
+    // Whoever is not a candidate is at least as surprising as the last one.
+    let complete = |logprobs: &[f32]| {
+        let beyond = logprobs.last().map_or(0.0, |&least| -least - entropy);
+        reach(logprobs, entropy, mass).is_some_and(|reach| reach < beyond)
+    };
+    let (tokens, logprobs) = candidates(logits, row, complete)?;
+    let reach = reach(&logprobs, entropy, mass).unwrap_or(f32::INFINITY);
+    let kept = tokens.into_iter().zip(logprobs).filter(|(_, logprob)| far(*logprob) <= reach);
+    Ok(kept.unzip())
+}
+
+/// How far from the entropy the mass extends; none if these tokens do not make it up.
+fn reach(logprobs: &[f32], entropy: f32, mass: f32) -> Option<f32> {
+    let mut near: Vec<(f32, f32)> =
+        logprobs.iter().map(|&logprob| ((-logprob - entropy).abs(), logprob)).collect();
+    near.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut sum = 0.0;
+    let last = near.into_iter().find(|&(_, logprob)| {
+        sum += libm::exp(f64::from(logprob));
+        sum >= f64::from(mass)
+    });
+    last.map(|(far, _)| far)
+}
+
+impl Sampler for Typical {
+    fn configure(&mut self, text: &str, _: Host) -> Result<(), Error> {
+        let defaults: Settings = config(text)?;
+        self.defaults = defaults.check().map_err(Error::BadConfig)?;
+        Ok(())
+    }
+
+    fn plan(&mut self, view: &dyn View, knobs: &mut Knobs) -> Result<(), Error> {
+        self.known.forget(view.finished());
+        let defaults = self.defaults;
+        for (row, &id) in view.ids().iter().enumerate() {
+            match self.known.get(id, || defaults.of(Args::new(view, row))) {
+                Ok(_) => knobs.inspect.push(row as u32),
+                Err(why) => knobs.refuse.push((row as u32, why.clone())),
+            }
+        }
+        Ok(())
+    }
+
+    fn pick(
+        &mut self,
+        view: &dyn View,
+        logits: &mut dyn Logits,
+        rows: &[u32],
+        choices: &mut Choices,
+    ) -> Result<(), Error> {
+        for &row in rows {
+            let at = row as usize;
+            let Some(Ok(settings)) = self.known.find(view.ids()[at]) else { continue };
+            let (tokens, logprobs) = typical(logits, row, settings.typical_p)?;
+            let drawn = draw(&weights(&logprobs, settings.temperature), uniform(view.seeds()[at], 0));
+            choices.accept.push((row, tokens[drawn]));
+        }
+        Ok(())
+    }
+}
+
+tokenmill_guest::export_sampler!(Typical);
