@@ -2,6 +2,7 @@
 
 use crate::batch::{Row, Step};
 use crate::engine::Engine;
+use crate::sequences::Sequences;
 
 impl Engine {
     /// Gives each sequence of the order its tokens, as far as tokens, rows, seats and blocks go.
@@ -13,6 +14,7 @@ impl Engine {
         if self.config.draft_tokens > 0 {
             self.room.drafts = self.room_for_drafts();
         }
+        self.prefetch_tables();
         for k in 0..self.order.indices.len() {
             let (i, tokens) = (self.order.indices[k] as usize, self.order.tokens[k]);
             if tokens > 0 && !self.continues(&mut step, i) {
@@ -25,6 +27,15 @@ impl Engine {
             self.serial = step.serial;
             self.room.placed = Some(step);
         }
+    }
+
+    /// Asks the memory for the block tables that are about to grow, at the same time: with thousands of
+    /// sequences each is a page that was not touched for long.
+    fn prefetch_tables(&self) {
+        let Sequences { own, resident, slots, .. } = &self.sequences;
+        let full = own.iter().zip(resident).filter(|(own, resident)| own.covered == **resident);
+        let last = full.map(|(own, _)| slots.get(own.slot as usize)?.rest.table.blocks().last());
+        std::hint::black_box(last.flatten().fold(0, |all, block| all ^ block));
     }
 
     /// Places a sequence that goes on as in the step before: the token sampled there, in the same lane,
