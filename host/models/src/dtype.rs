@@ -37,13 +37,23 @@ impl Dtype {
         }
     }
 
-    /// Appends `values` as little-endian bytes, rounded to nearest, ties to even.
-    pub(crate) fn encode(self, values: &[f32], out: &mut Vec<u8>) {
+    /// Appends `values` as little-endian bytes, rounded to nearest, ties to even. A finite value that would become
+    /// infinite is an error: f16 ends at 65504, and one infinity makes every answer of a model NaN.
+    pub(crate) fn encode(self, values: &[f32], out: &mut Vec<u8>) -> Result<(), String> {
+        let lost = |x: &&f32| match self {
+            Dtype::F16 => x.is_finite() && f16::from_f32(**x).is_infinite(),
+            Dtype::Bf16 => x.is_finite() && bf16::from_f32(**x).is_infinite(),
+            Dtype::F32 => false,
+        };
+        if let Some(x) = values.iter().find(lost) {
+            return Err(format!("{x:e} is too large for {self}"));
+        }
         match self {
             Dtype::F16 => values.iter().for_each(|&x| out.extend(f16::from_f32(x).to_le_bytes())),
             Dtype::Bf16 => values.iter().for_each(|&x| out.extend(bf16::from_f32(x).to_le_bytes())),
             Dtype::F32 => values.iter().for_each(|x| out.extend(x.to_le_bytes())),
         }
+        Ok(())
     }
 
     /// Reads little-endian bytes back.

@@ -122,7 +122,8 @@ fn rewrite(path: &Path, dtype: Dtype, on_event: &mut OnEvent<'_>) -> Result<(), 
             Some(old) if old != dtype => {
                 values.clear();
                 old.decode(&raw, &mut values);
-                dtype.encode(&values, out);
+                let fits = dtype.encode(&values, out);
+                fits.map_err(|e| ModelsError::file(path, format!("tensor {}: {e}", tensor.name)))?;
             }
             _ => out.extend_from_slice(&raw),
         }
@@ -130,3 +131,6 @@ fn rewrite(path: &Path, dtype: Dtype, on_event: &mut OnEvent<'_>) -> Result<(), 
     })?;
     fs::rename(&fresh, path).map_err(|e| ModelsError::cache(path, e))
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,7 @@ const PROBE: &str =
     "The 2 quick <b>foxes</b>\n\tjumped… über 日本語 👍🏽 aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!";
 
 /// How long the runs are that a tokenizer must stand before it is used.
-const RUN_BYTES: usize = 32 << 10;
+const RUN_BYTES: usize = 8 << 10;
 
 /// The tokenizer of one model. Cheap to share (`Arc`); every method may be called from many threads.
 pub struct Tokenizer {

@@ -1,5 +1,6 @@
 //! A GGUF file becomes a Hugging Face style directory.
 mod config;
+mod sentencepiece;
 mod tensors;
 mod tokenizer;
 

@@ -1,5 +1,5 @@
 //! Weights: names, dtype, and the order of Q and K rows.
-use super::config::Architecture;
+use super::config::{Architecture, Kind};
 use crate::{
     Dtype, ModelsError, OnEvent,
     gguf::{Gguf, Tensor},
@@ -13,6 +13,8 @@ enum Fix {
     Nothing,
     /// Undo llama.cpp's order of rotary rows; the number of heads.
     Unpermute(usize),
+    /// Gemma's norms multiply by 1 + weight; llama.cpp stores the sum.
+    MinusOne,
 }
 
 pub(super) fn write(
@@ -38,16 +40,19 @@ pub(super) fn write(
     weights::write(path, &entries, &format!("convert to {dtype}"), on_event, |i, out| {
         values.clear();
         dequantize(&gguf.tensors[i], fixes[i], &mut values);
-        dtype.encode(&values, out);
-        Ok(())
+        dtype.encode(&values, out).map_err(|e| bad(format!("tensor {}: {e}", gguf.tensors[i].name)))
     })
 }
 
 fn dequantize(tensor: &Tensor<'_>, fix: Fix, values: &mut Vec<f32>) {
     tensor.quant.dequantize(tensor.data, values);
-    if let Fix::Unpermute(heads) = fix {
-        let row = tensor.shape.last().copied().unwrap_or(1);
-        *values = unpermute(values, heads, row);
+    match fix {
+        Fix::Nothing => {}
+        Fix::Unpermute(heads) => {
+            let row = tensor.shape.last().copied().unwrap_or(1);
+            *values = unpermute(values, heads, row);
+        }
+        Fix::MinusOne => values.iter_mut().for_each(|x| *x -= 1.0),
     }
 }
 
@@ -68,35 +73,50 @@ fn unpermute(values: &[f32], heads: usize, row: usize) -> Vec<f32> {
 
 /// Hugging Face's name, the fix, and the shape a tensor of this model must have.
 fn place(name: &str, a: &Architecture) -> Result<(String, Fix, Vec<usize>), String> {
-    let unknown = || format!("tensor {name} is not part of a llama model");
+    let unknown = || format!("tensor {name} is not part of a {:?} model", a.kind);
     let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
-    let plain = |name: &str, shape: &[usize]| Ok((name.to_string(), Fix::Nothing, shape.to_vec()));
+    // llama.cpp keeps the halves of gemma's rotary rows as they are.
+    let (norm, rotary): (_, fn(usize) -> Fix) = match a.kind {
+        Kind::Llama => (Fix::Nothing, Fix::Unpermute),
+        Kind::Gemma3 => (Fix::MinusOne, |_| Fix::Nothing),
+    };
+    let plain = |name: &str, fix, shape: &[usize]| Ok((name.to_string(), fix, shape.to_vec()));
     match name {
-        "token_embd.weight" => return plain("model.embed_tokens.weight", &[a.vocab, a.hidden]),
-        "output.weight" => return plain("lm_head.weight", &[a.vocab, a.hidden]),
-        "output_norm.weight" => return plain("model.norm.weight", &[a.hidden]),
+        "token_embd.weight" => return plain("model.embed_tokens.weight", Fix::Nothing, &[a.vocab, a.hidden]),
+        "output.weight" => return plain("lm_head.weight", Fix::Nothing, &[a.vocab, a.hidden]),
+        "output_norm.weight" => return plain("model.norm.weight", norm, &[a.hidden]),
         _ => {}
     }
     let (layer, rest) = name.strip_prefix("blk.").and_then(|n| n.split_once('.')).ok_or_else(unknown)?;
     let layer: usize = layer.parse().ok().filter(|&l| l < a.layers).ok_or_else(unknown)?;
-    let (to, fix, shape) = match rest {
-        "attn_norm.weight" => ("input_layernorm", Fix::Nothing, vec![a.hidden]),
-        "ffn_norm.weight" => ("post_attention_layernorm", Fix::Nothing, vec![a.hidden]),
-        "attn_q.weight" => ("self_attn.q_proj", Fix::Unpermute(a.heads), vec![q, a.hidden]),
-        "attn_k.weight" => ("self_attn.k_proj", Fix::Unpermute(a.kv_heads), vec![kv, a.hidden]),
-        "attn_v.weight" => ("self_attn.v_proj", Fix::Nothing, vec![kv, a.hidden]),
-        "attn_output.weight" => ("self_attn.o_proj", Fix::Nothing, vec![a.hidden, q]),
-        "ffn_gate.weight" => ("mlp.gate_proj", Fix::Nothing, vec![a.feed_forward, a.hidden]),
-        "ffn_up.weight" => ("mlp.up_proj", Fix::Nothing, vec![a.feed_forward, a.hidden]),
-        "ffn_down.weight" => ("mlp.down_proj", Fix::Nothing, vec![a.hidden, a.feed_forward]),
+    let rest = rest.strip_suffix(".weight").ok_or_else(unknown)?;
+    let (to, fix, shape) = match (a.kind, rest) {
+        (_, "attn_norm") => ("input_layernorm", norm, vec![a.hidden]),
+        (Kind::Llama, "ffn_norm") => ("post_attention_layernorm", norm, vec![a.hidden]),
+        (Kind::Gemma3, "post_attention_norm") => ("post_attention_layernorm", norm, vec![a.hidden]),
+        (Kind::Gemma3, "ffn_norm") => ("pre_feedforward_layernorm", norm, vec![a.hidden]),
+        (Kind::Gemma3, "post_ffw_norm") => ("post_feedforward_layernorm", norm, vec![a.hidden]),
+        (Kind::Gemma3, "attn_q_norm") => ("self_attn.q_norm", norm, vec![a.head_dim]),
+        (Kind::Gemma3, "attn_k_norm") => ("self_attn.k_norm", norm, vec![a.head_dim]),
+        (_, "attn_q") => ("self_attn.q_proj", rotary(a.heads), vec![q, a.hidden]),
+        (_, "attn_k") => ("self_attn.k_proj", rotary(a.kv_heads), vec![kv, a.hidden]),
+        (_, "attn_v") => ("self_attn.v_proj", Fix::Nothing, vec![kv, a.hidden]),
+        (_, "attn_output") => ("self_attn.o_proj", Fix::Nothing, vec![a.hidden, q]),
+        (_, "ffn_gate") => ("mlp.gate_proj", Fix::Nothing, vec![a.feed_forward, a.hidden]),
+        (_, "ffn_up") => ("mlp.up_proj", Fix::Nothing, vec![a.feed_forward, a.hidden]),
+        (_, "ffn_down") => ("mlp.down_proj", Fix::Nothing, vec![a.hidden, a.feed_forward]),
         _ => return Err(unknown()),
     };
     Ok((format!("model.layers.{layer}.{to}.weight"), fix, shape))
 }
 
-/// Nine tensors a layer, and the embedding and the last norm (the head only where it is not tied).
+/// So many tensors a layer, and the embedding and the last norm (the head only where it is not tied).
 fn complete(entries: &[Entry], a: &Architecture) -> Result<(), String> {
-    let expected = 9 * a.layers + 2;
+    let a_layer = match a.kind {
+        Kind::Llama => 9,
+        Kind::Gemma3 => 13,
+    };
+    let expected = a_layer * a.layers + 2;
     let head = entries.iter().filter(|e| e.name == "lm_head.weight").count();
     if entries.len() == expected + head {
         Ok(())

@@ -1,5 +1,6 @@
 //! Values against the `gguf` package, and files that lie about themselves.
 use super::*;
+use proptest::prelude::*;
 use std::path::Path;
 
 #[test]
@@ -87,5 +88,26 @@ fn lies_are_refused_by_name() {
     for (expected, file) in cases {
         let error = Gguf::parse(&file).unwrap_err();
         assert!(error.contains(expected), "{error:?} does not say {expected:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A damaged file opens or is refused, and what opens lies within the file.
+    #[test]
+    fn damage_never_panics(bytes in prop::collection::vec(any::<(prop::sample::Index, u8)>(), 1..5), cut in any::<prop::sample::Index>()) {
+        let mut file = honest();
+        for (at, byte) in bytes {
+            let at = at.index(file.len());
+            file[at] = byte;
+        }
+        file.truncate(file.len() - cut.index(file.len()) / 8);
+        if let Ok(gguf) = Gguf::parse(&file) {
+            let held: usize = gguf.tensors.iter().map(|t| t.data.len()).sum();
+            prop_assert!(held <= file.len());
+            let mut values = Vec::new();
+            gguf.tensors.iter().for_each(|t| t.quant.dequantize(t.data, &mut values));
+        }
     }
 }

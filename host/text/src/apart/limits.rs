@@ -14,7 +14,7 @@ pub(super) struct Limit {
 impl Limit {
     /// For rendering a conversation of so many bytes as JSON. Honest templates take about eight times those.
     pub(super) fn render(bytes: usize) -> Limit {
-        Limit { memory: (40 << 20) + 16 * bytes as u64, cpu: Duration::from_secs(3) }
+        Limit { memory: (40 << 20) + 16 * bytes as u64, cpu: Duration::from_secs(1) }
     }
 }
 
