@@ -235,24 +235,88 @@ fn what_is_too_large_is_refused_before_it_is_held() {
     still_well(&server);
 }
 
+/// hyper answers these itself, without a body, and closes.
 #[test]
 fn bad_framing_ends_the_connection() {
     let server = Setup::default().start();
     let head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\n";
     let bad = [
-        "transfer-encoding: chunked\r\n\r\nZZ\r\n".to_owned(),
-        "content-length: 5\r\ncontent-length: 6\r\n\r\nhello".to_owned(),
-        "content-length: -1\r\n\r\n".to_owned(),
-        "x: a\0b\r\ncontent-length: 2\r\n\r\n{}".to_owned(),
-        "transfer-encoding: gzip\r\n\r\n".to_owned(),
+        "content-length: 5\r\ncontent-length: 6\r\n\r\nhello",
+        "content-length: -1\r\n\r\n",
+        "content-length: 0x2\r\n\r\n{}",
+        "x: a\0b\r\ncontent-length: 2\r\n\r\n{}",
+        "x y: a\r\ncontent-length: 2\r\n\r\n{}",
+        "transfer-encoding: gzip\r\n\r\n",
+        "transfer-encoding: chunked, gzip\r\n\r\n",
     ];
     for rest in bad {
         let mut client = Client::new(server.address);
         client.raw(format!("{head}{rest}").as_bytes());
-        if let Ok(reply) = client.reply() {
-            assert_eq!(reply.status, 400, "{rest:?}");
-        }
+        assert_eq!(client.reply().unwrap().status, 400, "{rest:?}");
+        assert!(client.reply().is_err(), "{rest:?} left the connection open");
     }
+    let chunked = "transfer-encoding: chunked\r\n\r\n";
+    for rest in ["ZZ\r\n", "-1\r\n", "fffffffffffffffff\r\n", "2\r\n{}X"] {
+        let mut client = Client::new(server.address);
+        client.raw(format!("{head}{chunked}{rest}").as_bytes());
+        client.reply().unwrap().error(400);
+        assert!(client.reply().is_err(), "{rest:?} left the connection open");
+    }
+    still_well(&server);
+}
+
+/// RFC 9112 section 6.3: the chunks count, and no second request is read from that connection.
+#[test]
+fn two_framings_cannot_smuggle_a_request() {
+    let server = Setup::default().start();
+    let (length, chunked) = ("content-length: 4\r\n", "transfer-encoding: chunked\r\n");
+    for framing in [[length, chunked].concat(), [chunked, length].concat()] {
+        let mut client = Client::new(server.address);
+        let smuggled = "GET /version HTTP/1.1\r\nhost: x\r\n\r\n";
+        let head = "POST /v1/completions HTTP/1.1\r\nhost: x\r\n";
+        client.raw(format!("{head}{framing}\r\n0\r\n\r\n{smuggled}").as_bytes());
+        client.reply().unwrap().error(400);
+        assert!(client.reply().is_err(), "a second answer after {framing:?}");
+    }
+    still_well(&server);
+}
+
+#[test]
+fn a_body_in_tiny_chunks_is_read() {
+    let server = Setup::default().start();
+    let mut client = Client::new(server.address);
+    client.raw(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n");
+    let blanks = b"6\r\n      \r\n".repeat(10_000);
+    for _ in 0..20 {
+        client.raw(&blanks);
+    }
+    let body = r#"{"prompt": "hello", "max_tokens": 1}"#;
+    client.raw(format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()).as_bytes());
+    client.reply().unwrap().ok();
+    still_well(&server);
+}
+
+#[test]
+fn a_body_that_trickles_is_cut_off_and_one_that_flows_is_not() {
+    let limits = Limits { body_grace: Duration::from_millis(300), ..Limits::default() };
+    let server = Setup { limits, ..Setup::default() }.start();
+    let head = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 8192\r\n\r\n";
+    let mut slow = Client::new(server.address);
+    slow.raw(head);
+    // The server hangs up sooner or later: at this rate the body would take minutes.
+    while slow.try_raw(b" ").is_ok() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let page = Client::new(server.address).get("/metrics").text();
+    assert!(page.contains("status=\"4xx\"} 1\n"), "{page}");
+    let mut bursts = Client::new(server.address);
+    bursts.raw(head);
+    let body = format!("{:8192}", r#"{"prompt": "hello", "max_tokens": 1}"#);
+    bursts.raw(&body.as_bytes()[..8000]);
+    // Longer than the grace, but 8000 bytes are worth 8 s.
+    std::thread::sleep(Duration::from_millis(600));
+    bursts.raw(&body.as_bytes()[8000..]);
+    bursts.reply().unwrap().ok();
     still_well(&server);
 }
 

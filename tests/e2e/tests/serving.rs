@@ -1,4 +1,4 @@
-//! What all routes share: keys, ids, methods, metrics, cancelling, the full queue, the drain.
+//! What all routes share: keys, ids, methods, metrics, cancelling, tenants, the full queue.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // A test may panic, and so may its helpers.
 
@@ -187,45 +187,41 @@ fn connections_over_the_limit_are_turned_away() {
     drop(held);
 }
 
+/// Tenants share no cached prefix: several keys are several tenants; with none, llm-d's fairness id tells.
 #[test]
-fn a_drain_lets_streams_finish_and_refuses_the_rest() {
-    let mut server = slow().start();
-    let mut streaming = Client::new(server.address);
-    let body = json!({"prompt": "hello", "max_tokens": 60, "stream": true});
-    streaming.send("POST", TEXT, body.to_string().as_bytes());
-    streaming.head().unwrap();
-    let mut other = Client::new(server.address);
-    assert_eq!(other.get("/health").status, 200);
-    server.begin_shutdown();
-    std::thread::sleep(Duration::from_millis(50));
-    assert_eq!(other.get("/health").error(503)["code"], "draining");
-    let mut late = Client::new(server.address);
-    let reply = late.post(TEXT, &json!({"prompt": "hello"}));
-    reply.error(503);
-    assert!(reply.headers.contains_key("retry-after"));
-    let mut text = Vec::new();
-    while streaming.chunk(&mut text).unwrap() {}
-    let streamed = parse_events(&String::from_utf8(text).unwrap());
-    assert!(streamed.done);
-    assert_eq!(streamed.finish_reason(0), Some("length"));
-    server.wait();
+fn keys_and_fairness_ids_are_tenants() {
+    let cached = |client: &mut Client| {
+        let body = json!({"prompt": vec![7; 40], "max_tokens": 1});
+        client.post(TEXT, &body).ok()["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap()
+    };
+    let server = Setup::default().start();
+    let from = |id: &str| Client::new(server.address).with_header("x-llm-d-inference-fairness-id", id);
+    let (mut a, mut b, mut none) = (from("a"), from("b"), Client::new(server.address));
+    for client in [&mut a, &mut b, &mut none] {
+        assert_eq!([cached(client), cached(client)], [0, 32]);
+    }
+    let api_keys = vec!["one".to_owned(), "two".to_owned()];
+    let server = Setup { api_keys, ..Setup::default() }.start();
+    let with = |key: &str| Client::new(server.address).with_header("authorization", &format!("Bearer {key}"));
+    let mut one = with("one").with_header("x-llm-d-inference-fairness-id", "a");
+    assert_eq!([cached(&mut one), cached(&mut with("one")), cached(&mut with("two"))], [0, 32, 0]);
 }
 
 #[test]
-fn a_drain_that_takes_too_long_ends_streams_with_an_error_event() {
-    let limits = Limits { drain_time: Duration::from_millis(100), ..Limits::default() };
-    let mut server = Setup { limits, options: "step_us=50000".to_owned(), ..slow() }.start();
-    let mut streaming = Client::new(server.address);
-    let body = json!({"prompt": "hello", "max_tokens": 120, "stream": true});
-    streaming.send("POST", TEXT, body.to_string().as_bytes());
-    streaming.head().unwrap();
-    server.begin_shutdown();
-    let mut text = Vec::new();
-    while streaming.chunk(&mut text).unwrap() {}
-    let streamed = parse_events(&String::from_utf8(text).unwrap());
-    assert!(streamed.done);
-    assert_eq!(streamed.chunks.last().unwrap()["error"]["code"], "draining");
-    server.wait();
+fn gateway_headers_that_make_no_sense_are_ignored() {
+    let server = Setup::default().start();
+    for name in ["fairness-id", "objective"].map(|end| format!("x-llm-d-inference-{end}")) {
+        for value in ["", "a b", "\u{e9}", &"x".repeat(2000)] {
+            let mut client = Client::new(server.address).with_header(&name, value);
+            client.post(TEXT, &json!({"prompt": "hello", "max_tokens": 1})).ok();
+        }
+    }
+    for name in ["ttft", "tpot"].map(|what| format!("x-llm-d-slo-{what}-ms")) {
+        for value in ["", "250", "0.5", "-1", "soon", "NaN", "1e400"] {
+            let mut client = Client::new(server.address).with_header(&name, value);
+            client.post(TEXT, &json!({"prompt": "hello", "max_tokens": 1})).ok();
+        }
+    }
 }
 
 /// What a client does not read is held up to a bound, and no longer than `write_time`.
