@@ -27,7 +27,8 @@ fn streamed_whole_and_detokenised_are_equal_for_random_ids() {
             assert_eq!(streamed.text(index), text, "seed {seed}");
             let ids: Vec<u32> = serde_json::from_value(choice["token_ids"].clone()).unwrap();
             assert_eq!(tokenizer.decode(&ids, seed % 2 == 0).unwrap(), text, "seed {seed} {ids:?}");
-            let in_frames = streamed.choices(index).filter_map(|choice| choice["token_ids"].as_array()).flatten();
+            let in_frames =
+                streamed.choices(index).filter_map(|choice| choice["token_ids"].as_array()).flatten();
             assert!(in_frames.eq(choice["token_ids"].as_array().unwrap()), "seed {seed}");
             broken += usize::from(text.contains('\u{fffd}'));
             seen.extend(ids);
