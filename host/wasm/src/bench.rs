@@ -1,0 +1,158 @@
+//! What `tokenmill policy bench` measures.
+
+use std::fmt;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokenmill_policy::{Error as NoDecision, Host, Sampler, Scheduler};
+
+use crate::plugin::{Kind, Plugin};
+use crate::synthetic::{Queue, Rows};
+use crate::{Error, Runtime};
+
+/// The same policy compiled in, already configured.
+pub enum Native {
+    Sampler(Box<dyn Sampler>),
+    Scheduler(Box<dyn Scheduler>),
+}
+
+/// Costs of a policy on made-up views.
+#[derive(Clone, Debug, Serialize)]
+pub struct BenchReport {
+    pub kind: Kind,
+    pub id: String,
+    pub bytes: usize,
+    /// Median, without `configure`.
+    pub instantiate_us: f64,
+    pub configure_us: f64,
+    /// Private memory that an instance holds after `configure`.
+    pub idle_instance_kib: Option<f64>,
+    pub steps: Vec<Timing>,
+}
+
+/// Medians over steps of one size.
+#[derive(Clone, Debug, Serialize)]
+pub struct Timing {
+    /// Rows of a sampler, sequences of a scheduler.
+    pub rows: u32,
+    pub us_per_step: f64,
+    pub us_per_row: f64,
+    /// Of the same policy compiled in.
+    pub native_us_per_step: Option<f64>,
+    /// Steps without a decision.
+    pub undecided: u32,
+}
+
+const SIZES: [u32; 4] = [1, 64, 256, 1024];
+const WARM_UP: u32 = 20;
+/// For each size: as many steps as fit.
+const TIME: Duration = Duration::from_millis(300);
+const INSTANCES: usize = 100;
+
+/// Times a policy, and the same compiled in if there is one.
+pub fn bench(
+    runtime: &Runtime,
+    bytes: &[u8],
+    config: &str,
+    host: Host,
+    mut native: Option<Native>,
+) -> Result<BenchReport, Error> {
+    let plugin = Plugin::load(runtime, "bench", bytes, config, host)?;
+    plugin.self_test()?;
+    let (instantiate_us, configure_us, idle_instance_kib) = instances(&plugin)?;
+    let mut steps = Vec::new();
+    for rows in SIZES {
+        let mut policy = match plugin.kind() {
+            Kind::Sampler => Native::Sampler(plugin.sampler()?),
+            Kind::Scheduler => Native::Scheduler(plugin.scheduler()?),
+        };
+        let (us_per_step, undecided) = time(&mut policy, rows, plugin.vocab());
+        let native_us_per_step = native.as_mut().map(|native| time(native, rows, plugin.vocab()).0);
+        let us_per_row = us_per_step / f64::from(rows);
+        steps.push(Timing { rows, us_per_step, us_per_row, native_us_per_step, undecided });
+    }
+    let (kind, id, bytes) = (plugin.kind(), plugin.id().into(), plugin.bytes());
+    Ok(BenchReport { kind, id, bytes, instantiate_us, configure_us, idle_instance_kib, steps })
+}
+
+/// Median step in microseconds, and steps without a decision.
+fn time(policy: &mut Native, rows: u32, vocab: u32) -> (f64, u32) {
+    let mut step: Box<dyn FnMut() -> (Result<(), NoDecision>, Duration)> = match policy {
+        Native::Sampler(sampler) => {
+            let mut scene = Rows::new(rows, vocab);
+            Box::new(move || (scene.step(&mut **sampler), scene.took))
+        }
+        Native::Scheduler(scheduler) => {
+            let mut scene = Queue::new(rows);
+            Box::new(move || (scene.step(&mut **scheduler), scene.took))
+        }
+    };
+    let mut undecided = 0;
+    (0..WARM_UP).for_each(|_| undecided += u32::from(step().0.is_err()));
+    let mut times = Vec::new();
+    let began = Instant::now();
+    while times.is_empty() || began.elapsed() < TIME {
+        let (asked, took) = step();
+        undecided += u32::from(asked.is_err());
+        times.push(took);
+    }
+    (median(times), undecided)
+}
+
+/// Microseconds to make an instance and to configure it, and the memory of an idle one.
+fn instances(plugin: &Plugin) -> Result<(f64, f64, Option<f64>), Error> {
+    let count = INSTANCES.min(plugin.limits().instances as usize / 2).max(1);
+    let (mut starts, mut whole) = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        let began = Instant::now();
+        drop(plugin.recipe().start()?);
+        starts.push(began.elapsed());
+    }
+    let before = private_kib();
+    let mut held = Vec::new();
+    for _ in 0..count {
+        let began = Instant::now();
+        held.push(plugin.recipe().make()?);
+        whole.push(began.elapsed());
+        if whole.iter().sum::<Duration>() > Duration::from_secs(2) {
+            break;
+        }
+    }
+    let each = |after: f64, before: f64| (after - before).max(0.0) / held.len() as f64;
+    let memory = private_kib().zip(before).map(|(after, before)| each(after, before));
+    let start = median(starts);
+    Ok((start, (median(whole) - start).max(0.0), memory))
+}
+
+fn median(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    times.get(times.len() / 2).map_or(0.0, |time| time.as_secs_f64() * 1e6)
+}
+
+/// Memory that is this process's alone and was written to; on Linux.
+fn private_kib() -> Option<f64> {
+    let rollup = fs::read_to_string("/proc/self/smaps_rollup").ok()?;
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Private_Dirty:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}
+
+impl fmt::Display for BenchReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} of {} bytes, sha256 {}", self.kind, self.bytes, self.id)?;
+        write!(f, "instantiate {:.1} µs, configure {:.1} µs", self.instantiate_us, self.configure_us)?;
+        if let Some(kib) = self.idle_instance_kib {
+            write!(f, ", {kib:.0} KiB per idle instance")?;
+        }
+        write!(f, "\n  rows    µs/step     µs/row  native µs/step  undecided")?;
+        for step in &self.steps {
+            write!(f, "\n{:6} {:10.2} {:10.3}", step.rows, step.us_per_step, step.us_per_row)?;
+            match step.native_us_per_step {
+                Some(native) => write!(f, " {native:15.2}")?,
+                None => write!(f, " {:>15}", "-")?,
+            }
+            write!(f, " {:10}", step.undecided)?;
+        }
+        Ok(())
+    }
+}
