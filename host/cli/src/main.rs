@@ -12,6 +12,7 @@ mod models;
 mod progress;
 mod run;
 mod serve;
+mod services;
 mod text;
 mod wiring;
 

@@ -2,7 +2,9 @@
 
 use crate::{
     args::{self, EngineArgs, ModelArgs},
-    generation, models, text, wiring,
+    generation, models,
+    services::Vocabulary,
+    text, wiring,
 };
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -14,7 +16,9 @@ use std::{
     time::{Duration, Instant},
 };
 use tokenmill_engine::Handle;
+use tokenmill_grammar::Grammars;
 use tokenmill_http::{App, Card, Limits};
+use tokenmill_policy::Named;
 use tokenmill_text::{ChatTemplate, Tokenizer};
 use tokio::{
     net::{TcpListener, lookup_host},
@@ -84,7 +88,7 @@ impl Serve {
                     () = ended(&thread) => tracing::error!("the engine has stopped, and so does the server"),
                 }
             };
-            tokenmill_http::serve(listener, app.with(engine, epoch), end).await.context("the server stopped")
+            tokenmill_http::serve(listener, app.with(engine, epoch)?, end).await.context("the server stopped")
         })?;
         join(thread)?;
         if handle.stats().lost {
@@ -139,8 +143,18 @@ struct Unstarted {
 }
 
 impl Unstarted {
-    fn with(self, engine: Handle, engine_start: Instant) -> App {
-        App {
+    fn with(self, engine: Handle, engine_start: Instant) -> Result<App> {
+        let tokens = engine.limits().vocab;
+        let services = Vocabulary { tokenizer: self.tokenizer.clone(), tokens };
+        let grammars = match self.tokenizer.is_some() && !self.card.end_tokens.is_empty() {
+            true => Some(Grammars::new(&services, &self.card.end_tokens)?),
+            false => None,
+        };
+        if let Some(grammars) = &grammars {
+            let (name, sampler) = (tokenmill_grammar::SAMPLER.to_owned(), grammars.sampler());
+            engine.install_sampler(Named { name, sampler, enforcing: true });
+        }
+        Ok(App {
             engine,
             engine_start,
             card: self.card,
@@ -148,10 +162,12 @@ impl Unstarted {
             template: self.template,
             template_kwargs: Vec::new(),
             defaults: self.defaults,
+            grammars,
+            default_sampler: None,
             api_keys: self.api_keys,
             seed: None,
             limits: Limits::default(),
-        }
+        })
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use tokenmill_engine::Handle;
+use tokenmill_grammar::Grammars;
 use tokenmill_text::{ChatTemplate, Tokenizer};
 use tokio::sync::Semaphore;
 
@@ -68,6 +69,10 @@ pub struct App {
     /// Keys that a request's `chat_template_kwargs` may hold.
     pub template_kwargs: Vec<String>,
     pub defaults: Defaults,
+    /// `None`: the form of outputs cannot be constrained.
+    pub grammars: Option<Arc<Grammars>>,
+    /// The sampling policy of all requests; they can give it arguments, but not choose another.
+    pub default_sampler: Option<String>,
     /// Any of these opens all routes; empty: no key is asked for.
     pub api_keys: Vec<String>,
     /// Requests without a seed draw theirs from this one; `None`: from the system's randomness.

@@ -1,13 +1,15 @@
 //! A completions request that was understood: everything between its body and the engine.
 
-use crate::caller::Caller;
 use crate::app::{Id, Server, unix_seconds};
+use crate::caller::Caller;
 use crate::error::ApiError;
 use crate::fields::{Fields, Int};
 use crate::params::Common;
 use crate::prompt::{self, Budget, Prompt};
 use crate::shape::Shape;
+use std::sync::Arc;
 use tokenmill_engine::Request;
+use tokenmill_grammar::Prepared;
 
 pub(crate) struct Job {
     pub(crate) shape: Shape,
@@ -21,6 +23,8 @@ pub(crate) struct Job {
     pub(crate) echo: bool,
     /// Branches to draw; the best `common.n` are shown.
     pub(crate) best_of: u32,
+    /// Keeps what was compiled for the request.
+    grammar: Option<Prepared>,
 }
 
 /// Known on the completions route only, and not supported.
@@ -42,7 +46,6 @@ const CHAT_REFUSED: &[(&str, &[&str])] = &[
     ("documents", &["[]"]),
     ("echo", &["false"]),
     ("add_special_tokens", &["false"]),
-    ("best_of", &["1"]),
 ];
 
 /// Tokens of a completion that does not say (OpenAI's default).
@@ -58,12 +61,7 @@ impl Job {
         let echo = fields.flag("echo")?.unwrap_or(false);
         let budget = Budget::read(&fields, app, i64::from(!echo), Some(COMPLETION_TOKENS))?;
         let logprobs = Int { name: "logprobs", min: 0, max: i64::from(app.limits.logprobs) };
-        let most = app.limits.n.min(app.engine.limits().max_branches);
-        let best_of = Int { name: "best_of", min: i64::from(common.n), max: i64::from(most) };
-        let best_of = fields.int(best_of)?.map_or(common.n, |n| n as u32);
-        if best_of > common.n && common.stream.is_some() {
-            return Err(ApiError::invalid("best_of", "`best_of` above `n` cannot be streamed"));
-        }
+        let best_of = best_of(&fields, &common, server)?;
         let logprobs = fields.int(logprobs)?.map(|k| k as u32);
         let mut prompts = prompt::completion_prompts(&fields, app, echo)?;
         for prompt in &mut prompts {
@@ -89,10 +87,11 @@ impl Job {
                 return Err(ApiError::invalid("top_logprobs", "`top_logprobs` needs `logprobs: true`"));
             }
         };
+        let best_of = best_of(&fields, &common, server)?;
         let ids = prompt::chat_prompt(&fields, app)?;
         let max_tokens = budget.after(ids.len(), "messages")?;
         let prompts = vec![Prompt { ids, text: None, max_tokens }];
-        Self { prompts, logprobs, ..Self::new(common, server) }.check(server)
+        Self { prompts, logprobs, best_of, ..Self::new(common, server) }.check(server)
     }
 
     fn new(common: Common, server: &Server) -> Self {
@@ -105,7 +104,36 @@ impl Job {
             prompts: Vec::new(),
             logprobs: None,
             echo: false,
+            grammar: None,
         }
+    }
+
+    /// Compiles the form of the output, on a thread of its own.
+    pub(crate) async fn prepare(&mut self, server: &Arc<Server>) -> Result<(), ApiError> {
+        let (Some(grammars), Some(grammar)) = (&server.app.grammars, self.common.steering.grammar.take())
+        else {
+            return Ok(());
+        };
+        let permit = server.tokenising.clone().acquire_owned().await.map_err(|_| ApiError::internal())?;
+        let grammars = grammars.clone();
+        let compiled = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            grammars.prepare(&grammar)
+        });
+        let compiled = compiled.await.map_err(|_| {
+            server.metrics.panics.add(1);
+            ApiError::internal()
+        })?;
+        let prepared = compiled.map_err(|error| ApiError::invalid("response_format", error.to_string()))?;
+        self.common.steering.attributes.push(prepared.attribute());
+        self.grammar = Some(prepared);
+        Ok(())
+    }
+
+    /// Choices in order: as branches began, or the best first.
+    pub(crate) fn ranking(&self) -> Option<f64> {
+        let best = (self.best_of > self.common.n).then_some(1.0);
+        self.common.steering.ranking.or(best)
     }
 
     /// Bounds that several fields have together.
@@ -117,7 +145,8 @@ impl Job {
                 .iter()
                 .map(|prompt| {
                     let echoed = if self.echo { prompt.ids.len() as u64 } else { 0 };
-                    u64::from(prompt.max_tokens) * u64::from(self.best_of) + echoed
+                    let branches = self.best_of.max(self.common.steering.branches);
+                    u64::from(prompt.max_tokens) * u64::from(branches) + echoed
                 })
                 .sum();
             if tokens * u64::from(k + 1) > most {
@@ -137,6 +166,8 @@ impl Job {
             prompt: prompt.ids.clone(),
             sampling,
             n: self.best_of,
+            max_branches: self.common.steering.branches,
+            sampler: self.common.steering.sampler.clone(),
             max_tokens: prompt.max_tokens,
             min_tokens: self.common.min_tokens,
             stop_tokens: self.common.stop_tokens.clone(),
@@ -145,11 +176,26 @@ impl Job {
             priority: self.common.priority,
             tenant: caller.tenant,
             deadline_us: caller.deadline_us(server.app.engine_start),
-            attributes: caller.attributes.clone(),
+            attributes: [&self.common.steering.attributes[..], &caller.attributes].concat(),
             cache_salt: self.common.cache_salt,
             ..Request::default()
         }
     }
+}
+
+/// Branches that a request begins with.
+fn best_of(fields: &Fields<'_>, common: &Common, server: &Server) -> Result<u32, ApiError> {
+    let app = &server.app;
+    let most = app.limits.n.min(app.engine.limits().max_branches);
+    let best_of = Int { name: "best_of", min: i64::from(common.n), max: i64::from(most) };
+    let best_of = fields.int(best_of)?.map_or(common.n, |n| n as u32);
+    if common.steering.branches > 0 {
+        return Ok(1); // The policy forks the others from it.
+    }
+    if best_of > common.n && common.stream.is_some() {
+        return Err(ApiError::invalid("best_of", "`best_of` above `n` cannot be streamed"));
+    }
+    Ok(best_of)
 }
 
 /// `model` may be left out where one model is served; a wrong name is a 404.

@@ -41,6 +41,7 @@ mod shape;
 mod silence;
 mod slots;
 mod sse;
+mod steering;
 #[cfg(test)]
 mod testing;
 mod watchdog;

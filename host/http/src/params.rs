@@ -5,23 +5,16 @@ use crate::caller::fnv1a;
 use crate::error::ApiError;
 use crate::fields::{Fields, Float, Int};
 use crate::limits::Limits;
+use crate::steering::Steering;
 use serde_json::value::RawValue;
 use std::collections::HashMap;
 use tokenmill_engine::Params;
 
 /// Fields of either route that are known and not supported, with the values that mean "off".
 const REFUSED: &[(&str, &[&str])] = &[
-    ("policy", &[]),
-    ("structured_outputs", &[]),
-    ("guided_json", &[]),
-    ("guided_regex", &[]),
-    ("guided_choice", &[]),
     ("guided_grammar", &[]),
     ("allowed_token_ids", &[]),
     ("bad_words", &["[]"]),
-    ("use_beam_search", &["false"]),
-    ("length_penalty", &["1", "1.0"]),
-    ("early_stopping", &["false"]),
     ("typical_p", &["1", "1.0"]),
     ("prompt_logprobs", &[]),
     ("truncate_prompt_tokens", &[]),
@@ -66,6 +59,7 @@ pub(crate) struct Common {
     pub(crate) priority: i32,
     pub(crate) cache_salt: u64,
     pub(crate) stream: Option<Streaming>,
+    pub(crate) steering: Steering,
 }
 
 /// `stream: true` and its options.
@@ -79,7 +73,6 @@ impl Common {
     pub(crate) fn read(fields: &Fields<'_>, server: &Server) -> Result<Self, ApiError> {
         let (app, limits) = (&server.app, &server.app.limits);
         fields.refuse(REFUSED)?;
-        response_format(fields)?;
         let vocab = app.engine.limits().vocab;
         let n = Int { name: "n", min: 1, max: i64::from(limits.n.min(app.engine.limits().max_branches)) };
         let ignore_eos = fields.flag("ignore_eos")?.unwrap_or(false);
@@ -94,10 +87,12 @@ impl Common {
                 "`stop` needs a tokenizer, and this server runs without one",
             ));
         }
+        let n = fields.int(n)?.unwrap_or(1) as u32;
         Ok(Self {
+            steering: Steering::read(fields, app, n)?,
             sampling: sampling(fields, &app.defaults, vocab, limits)?,
             seed: fields.int(SEED)?.map(|seed| seed as u64),
-            n: fields.int(n)?.unwrap_or(1) as u32,
+            n,
             min_tokens: fields.int(MIN_TOKENS)?.unwrap_or(0) as u32,
             stops,
             stop_tokens,
@@ -191,17 +186,6 @@ fn cache_salt(fields: &Fields<'_>) -> Result<u64, ApiError> {
         return Err(ApiError::invalid("cache_salt", "`cache_salt` must be a string of 1 to 256 bytes"));
     }
     Ok(fnv1a(salt.as_bytes()))
-}
-
-fn response_format(fields: &Fields<'_>) -> Result<(), ApiError> {
-    let name = "response_format";
-    let format: Option<HashMap<String, &RawValue>> = fields.get(name, "an object with `type`")?;
-    match format {
-        Some(format) if format.get("type").is_none_or(|kind| kind.get() != "\"text\"") => {
-            Err(ApiError::unsupported(name))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn streaming(fields: &Fields<'_>) -> Result<Option<Streaming>, ApiError> {

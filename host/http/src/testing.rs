@@ -30,7 +30,8 @@ pub(crate) fn server(options: &str, limit: impl FnOnce(&mut Limits)) -> Arc<Serv
         progress: None,
     };
     let model = Backend::open(&library).unwrap().load(&load).unwrap();
-    let engine = Engine::new(model, Box::new(Fcfs::default()), Samplers::default(), Config::default()).unwrap();
+    let engine =
+        Engine::new(model, Box::new(Fcfs::default()), Samplers::default(), Config::default()).unwrap();
     let handle = engine.handle();
     let start = Instant::now();
     // Ends with the process.
@@ -46,6 +47,8 @@ pub(crate) fn server(options: &str, limit: impl FnOnce(&mut Limits)) -> Arc<Serv
         template: None,
         template_kwargs: Vec::new(),
         defaults: Defaults::default(),
+        grammars: None,
+        default_sampler: None,
         api_keys: Vec::new(),
         seed: Some(7),
         limits,

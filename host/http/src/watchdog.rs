@@ -74,7 +74,10 @@ mod tests {
         let moved = Stats { steps: 1, ..busy };
         assert!(!dog.look(start + 112 * S, &moved), "a step ended");
         assert!(dog.look(start + 123 * S, &Stats { running: 0, waiting_tokens: 5, ..moved }), "a full inbox");
-        assert!(!dog.look(start + 124 * S, &Stats { lost: true, ..moved }), "a lost device is another matter");
+        assert!(
+            !dog.look(start + 124 * S, &Stats { lost: true, ..moved }),
+            "a lost device is another matter"
+        );
     }
 
     #[test]

@@ -21,7 +21,8 @@ const LADDER: &[(&str, &[&str])] = &[
     ("tokenmill-models", &[]),
     ("tokenmill-backend", &["tokenmill-backend-abi"]),
     ("tokenmill-engine", &["tokenmill-backend", "tokenmill-kv", "tokenmill-policy"]),
-    ("tokenmill-http", &["tokenmill-engine", "tokenmill-policy", "tokenmill-text"]),
+    ("tokenmill-grammar", &["tokenmill-policy"]),
+    ("tokenmill-http", &["tokenmill-engine", "tokenmill-grammar", "tokenmill-policy", "tokenmill-text"]),
     (
         "tokenmill-cli",
         &[
@@ -29,6 +30,7 @@ const LADDER: &[(&str, &[&str])] = &[
             "tokenmill-backend-cpu",
             "tokenmill-conformance",
             "tokenmill-engine",
+            "tokenmill-grammar",
             "tokenmill-http",
             "tokenmill-kv",
             "tokenmill-models",

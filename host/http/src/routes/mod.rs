@@ -48,7 +48,8 @@ async fn read<T: Send + 'static>(
 }
 
 /// Runs a job and answers it, streamed or whole.
-async fn answer(server: &Arc<Server>, job: Job, caller: Caller) -> Result<Response<Body>, ApiError> {
+async fn answer(server: &Arc<Server>, mut job: Job, caller: Caller) -> Result<Response<Body>, ApiError> {
+    job.prepare(server).await?;
     let streaming = job.common.stream;
     let answer = Answer::start(server.clone(), job, &caller)?;
     let Some(streaming) = streaming else {
