@@ -76,12 +76,12 @@ impl Serve {
         let model = wiring::load(&dir, &self.how, &self.engine)?;
         let epoch = Instant::now();
         let (engine, thread) = wiring::start(model, self.how.max_model_len, &self.engine, epoch)?;
-        announce(address, &app.card.name, app.tokenizer.is_some());
         let handle = engine.clone();
         runtime.block_on(async {
             let signals = Signals::new()?;
             drop(loaded);
             let listener = loading.await?;
+            announce(address, &app.card.name, app.tokenizer.is_some());
             let end = async {
                 tokio::select! {
                     () = signals.first() => {}
