@@ -7,11 +7,13 @@
 mod args;
 mod config;
 mod queue;
+mod requests;
 mod sequences;
 mod track;
 
 pub use args::Args;
 pub use config::config;
 pub use queue::{Queue, Seq};
+pub use requests::Requests;
 pub use sequences::Sequences;
 pub use track::Track;

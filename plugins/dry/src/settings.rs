@@ -1,6 +1,6 @@
 //! What a request asks for, and which tokens break a sequence.
 
-use tokenmill_plugin_common::Args;
+use tokenmill_plugin_common::{Args, config};
 use tokenmill_policy::Host;
 use tokenmill_policy::sample::View;
 
@@ -30,7 +30,7 @@ impl Settings {
     pub(crate) fn of(&self, args: Args, view: &dyn View, row: usize) -> Result<Self, String> {
         let breakers = view.attribute(row, "sequence_breakers").map(|text| {
             let not = |_| "policy.args.sequence_breakers must be a list of strings".to_owned();
-            serde_json::from_str(&text).map_err(not)
+            config(&text).map_err(not)
         });
         let asked = Self {
             multiplier: args.get("multiplier")?.unwrap_or(self.multiplier),

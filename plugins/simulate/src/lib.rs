@@ -9,7 +9,7 @@ mod device;
 mod run;
 
 pub use device::Row;
-pub use run::{Branch, End, Outcome, run};
+pub use run::{Branch, End, Nothing, Outcome, run};
 
 /// What one request asks for. `Default`: one branch, sampled greedily by the device.
 #[derive(Clone, Debug)]

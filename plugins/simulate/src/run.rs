@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokenmill_policy::sample::{Attributes, Choices, Columns, Knobs, Logits, Ragged, Sampler};
+use tokenmill_policy::Error;
+use tokenmill_policy::sample::{Attributes, Choices, Columns, Knobs, Logits, Ragged, Sampler, View};
 
 use crate::Asked;
 use crate::device::{Row, Turned, sample, sorted};
@@ -63,6 +64,16 @@ impl Attributes for Fields<'_> {
 
     fn stop_tokens(&self, row: usize) -> Cow<'_, [u32]> {
         Cow::Borrowed(&self.0[row].stop_tokens)
+    }
+}
+
+/// A policy that leaves everything to the device.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Nothing;
+
+impl Sampler for Nothing {
+    fn plan(&mut self, _: &dyn View, _: &mut Knobs) -> Result<(), Error> {
+        Ok(())
     }
 }
 
