@@ -109,6 +109,8 @@ impl Setup {
             api_keys: self.api_keys,
             seed: Some(7),
             limits: self.limits,
+            grammars: None,
+            default_sampler: None,
         };
         let (shutdown, asked) = oneshot::channel();
         let (address_out, address) = std::sync::mpsc::channel();
