@@ -6,6 +6,7 @@
 
 mod args;
 mod config;
+mod groups;
 mod queue;
 mod requests;
 mod sequences;
@@ -13,6 +14,7 @@ mod track;
 
 pub use args::Args;
 pub use config::config;
+pub use groups::Groups;
 pub use queue::{Queue, Seq};
 pub use requests::Requests;
 pub use sequences::Sequences;

@@ -8,3 +8,21 @@
 pub use tokenmill_policy::Fcfs;
 
 tokenmill_guest::export_scheduler!(Fcfs);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokenmill_plugin_traffic::{Arrival, Traffic};
+
+    #[test]
+    fn everyone_is_served_in_order_of_arrival() {
+        let mut traffic = Traffic::new(64, 2);
+        let requests: Vec<u64> = (0..20).map(|_| traffic.arrive(Arrival::default())).collect();
+        let mut started: Vec<u64> = Vec::new();
+        while traffic.unfinished() > 0 {
+            traffic.step(&mut Fcfs::default());
+            started.extend(requests.iter().filter(|&&id| traffic.generated(id) == Some(1)));
+        }
+        assert_eq!(started, requests);
+    }
+}
