@@ -62,6 +62,16 @@ fn honest_templates_render_as_they_do_here() {
     let failing = [json!({"fail": true})];
     let error = apart.render(&Chat { messages: &failing, ..Chat::default() }).unwrap_err();
     assert!(matches!(error, TextError::Template(text) if text == "No!"));
+    // A worker that died while it was idle (here: that we end) costs nobody an answer.
+    let workers = children();
+    assert!(!workers.is_empty());
+    for worker in workers {
+        assert!(Command::new("kill").args(["-KILL", &worker]).status().unwrap().success());
+        while !fs::read_to_string(format!("/proc/{worker}/status")).unwrap().contains("State:\tZ") {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+    assert_eq!(apart.render(&chat).unwrap(), here.render(&chat).unwrap());
     // A directory without a template is none, not an error.
     fs::remove_file(dir.path().join("chat_template.jinja")).unwrap();
     assert!(open(dir.path()).unwrap().1.is_none());
@@ -149,6 +159,15 @@ fn hostile_tokenizers_are_refused() {
             _ => panic!("a process that ended with {words} was taken for a good sign"),
         }
     }
+}
+
+/// The processes this one has started.
+fn children() -> Vec<String> {
+    let parent = format!("PPid:\t{}\n", std::process::id());
+    let names = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names
+        .filter(|name| fs::read_to_string(format!("/proc/{name}/status")).is_ok_and(|s| s.contains(&parent)))
+        .collect()
 }
 
 /// Most memory this process has held so far, in bytes.

@@ -79,6 +79,14 @@ fn recursion_and_deep_nesting_are_errors() {
     }
 }
 
+/// Found by the property test of damaged templates: the tag's opening and closing share their percent sign.
+#[test]
+fn a_tag_of_one_percent_sign_is_an_error() {
+    for source in ["{%}", "{%} x %}", "a {%}{% if true %}b{% endif %}"] {
+        assert!(matches!(render(source), Err(TextError::Template(_))), "{source}");
+    }
+}
+
 #[test]
 fn templates_reach_no_files_and_their_own_message_comes_through() {
     for source in

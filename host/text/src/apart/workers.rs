@@ -39,7 +39,10 @@ impl Workers {
     pub(crate) fn check(&self, dir: &Path) -> Result<bool, TextError> {
         // A worker of its own, so that the memory a tokenizer takes is given back.
         let mut worker = self.start()?;
-        let answer = frame::encode(&Task::Check).and_then(|task| worker.ask(&task));
+        let answer = frame::encode(&Task::Check).and_then(|task| {
+            worker.send(&task)?;
+            worker.answer(task.len())
+        });
         match answer {
             Ok(Some(Answer::Checked { template })) => Ok(template),
             Ok(Some(Answer::Failed(error))) => Err(error),
@@ -61,11 +64,17 @@ impl Workers {
         let task = frame::encode(&Task::Render(Conversation::of(chat)))
             .map_err(|e| TextError::Template(e.to_string()))?;
         let place = self.place();
-        let mut worker = match place.idle() {
+        // One that died while it was idle says so when it is sent something.
+        let idle = place.idle().and_then(|mut worker| worker.send(&task).is_ok().then_some(worker));
+        let mut worker = match idle {
             Some(worker) => worker,
-            None => self.start()?,
+            None => {
+                let mut worker = self.start()?;
+                worker.send(&task).map_err(|_| TextError::TemplateBudget)?;
+                worker
+            }
         };
-        match worker.ask(&task) {
+        match worker.answer(task.len()) {
             Ok(Some(answer)) => {
                 place.give_back(worker);
                 match answer {
@@ -81,6 +90,9 @@ impl Workers {
 
     fn start(&self) -> Result<Worker, TextError> {
         let mut command = (self.command)();
+        // Ctrl-C in a terminal goes to a whole group; workers must live until the last request is answered.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let started = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let program = Path::new(command.get_program());
         let mut child = started.map_err(|e| TextError::file(program, e))?;
@@ -126,10 +138,13 @@ impl Drop for Place<'_> {
 }
 
 impl Worker {
-    /// `None`: it has ended.
-    fn ask(&mut self, task: &[u8]) -> io::Result<Option<Answer>> {
-        frame::write(&mut self.input, task)?;
-        match frame::read(&mut self.output, limits::answer_bytes(task.len()))? {
+    fn send(&mut self, task: &[u8]) -> io::Result<()> {
+        frame::write(&mut self.input, task)
+    }
+
+    /// The answer to a task of so many bytes; `None`: it has ended.
+    fn answer(&mut self, task_bytes: usize) -> io::Result<Option<Answer>> {
+        match frame::read(&mut self.output, limits::answer_bytes(task_bytes))? {
             Some(body) => frame::decode(&body).map(Some),
             None => Ok(None),
         }

@@ -138,7 +138,7 @@ fn without_generation_tags(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(open) = rest.find("{%") {
-        let Some(close) = rest[open..].find("%}").map(|n| open + n) else { break };
+        let Some(close) = rest[open + 2..].find("%}").map(|n| open + 2 + n) else { break };
         let inner = &rest[open + 2..close];
         let name = inner.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
         out.push_str(&rest[..open + 2]);
