@@ -1,16 +1,21 @@
 """openai-python against a running server: python run.py --base-url http://127.0.0.1:8080 [--api-key KEY]
 
 Checks what the library makes of our answers: whole and streamed, chat and text, log-probabilities, usage
-chunks, token-id prompts, and the exception class of every error. Needs a model with a chat template. With
+chunks, token-id prompts, forms of the output (checked with the package jsonschema), beam search, and the
+exception class of every error. Needs a model with a chat template. With
 --api-key it also checks that a wrong key raises AuthenticationError.
 """
 
 import argparse
 import concurrent.futures
+import json
+import re
 import sys
 import traceback
 
+import jsonschema
 import openai
+import pydantic
 
 CHATS = [{"role": "user", "content": "Say hello."}]
 TESTS = []
@@ -151,6 +156,80 @@ def stop_strings_end_a_choice(client, model):
     assert answer.text == text[:text.index(stop)] and answer.finish_reason == "stop"
 
 
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 20},
+        "age": {"type": "integer", "minimum": 0, "maximum": 120},
+        "languages": {"type": "array", "items": {"$ref": "#/$defs/language"}, "minItems": 1, "maxItems": 3},
+    },
+    "required": ["name", "age", "languages"],
+    "additionalProperties": False,
+    "$defs": {"language": {"enum": ["English", "French", "German"]}},
+}
+
+
+def asking_for_a_person(**fields):
+    schema = {"name": "person", "schema": PERSON, "strict": True}
+    return dict(messages=[{"role": "user", "content": "Invent a person."}], max_tokens=120,
+                response_format={"type": "json_schema", "json_schema": schema}, **fields)
+
+
+@test
+def a_schema_holds_for_every_choice(client, model):
+    answer = client.chat.completions.create(**asking_for_a_person(model=model, n=4, seed=3, temperature=1.2))
+    for choice in answer.choices:
+        assert choice.finish_reason == "stop", choice
+        jsonschema.validate(json.loads(choice.message.content), PERSON)
+    assert len({choice.message.content for choice in answer.choices}) > 1, "all the same"
+
+
+@test
+def a_schema_holds_when_streamed(client, model):
+    asked = asking_for_a_person(model=model, temperature=0)
+    whole = client.chat.completions.create(**asked).choices[0].message.content
+    chunks = client.chat.completions.create(**asked, stream=True)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert text == whole
+    jsonschema.validate(json.loads(text), PERSON)
+
+
+@test
+def a_class_is_parsed(client, model):
+    class City(pydantic.BaseModel):
+        name: str
+        inhabitants: int
+
+    answer = client.chat.completions.parse(
+        model=model, messages=[{"role": "user", "content": "Name a city."}], response_format=City,
+        max_tokens=60, temperature=0)
+    assert isinstance(answer.choices[0].message.parsed, City), answer
+
+
+@test
+def other_forms_of_the_output_hold(client, model):
+    def text(**form):
+        answer = client.chat.completions.create(
+            model=model, messages=CHATS, max_tokens=40, temperature=1, seed=5, extra_body=form)
+        return answer.choices[0].message.content
+    assert text(structured_outputs={"choice": ["red", "green"]}) in ("red", "green")
+    assert text(guided_choice=["one", "two"]) in ("one", "two")
+    assert re.fullmatch(r"[0-9]{4}-[0-9]{2}", text(guided_regex="[0-9]{4}-[0-9]{2}"))
+    assert re.fullmatch(r"(ab){2,3}", text(structured_outputs={"regex": "(ab){2,3}"}))
+
+
+@test
+def beams_come_best_first(client, model):
+    asked = dict(model=model, prompt="The capital of France is", max_tokens=8, temperature=0, logprobs=0)
+    greedy = client.completions.create(**asked).choices[0]
+    beams = client.completions.create(**asked, n=2, best_of=4, extra_body={"use_beam_search": True}).choices
+    def mean(choice):
+        return sum(choice.logprobs.token_logprobs) / len(choice.logprobs.token_logprobs)
+    assert len(beams) == 2 and beams[0].text != beams[1].text
+    assert mean(beams[0]) >= mean(beams[1])
+    assert mean(beams[0]) >= mean(greedy) - 1e-4, "the best of four beams is worse than greedy"
+
+
 @test
 def leaving_a_stream_early_is_fine(client, model):
     with client.chat.completions.create(
@@ -175,9 +254,12 @@ def bad_requests_name_the_field(client, model):
         (chat(max_tokens=-1), "max_tokens"), (chat(temperature=3), "temperature"), (chat(n=10**9), "n"),
         (chat(top_logprobs=21, logprobs=True), "top_logprobs"), (chat(messages=[]), "messages"),
         (chat(stop=[""]), "stop"), (chat(logit_bias={"-5": 1}), "logit_bias"),
-        (chat(response_format={"type": "json_object"}), "response_format"),
+        (chat(response_format={"type": "xml"}), "response_format"),
+        (chat(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nothing"}}}),
+         "response_format"),
+        (chat(extra_body={"guided_regex": "a("}), "response_format"),
         (chat(tools=[{"type": "function", "function": {"name": "f"}}]), "tools"),
-        (chat(extra_body={"policy": {"sampler": "x"}}), "policy"),
+        (chat(extra_body={"policy": {"sampler": "x"}}), "policy.sampler"),
     ]
     for call, param in cases:
         raises(openai.BadRequestError, call, param=param)
