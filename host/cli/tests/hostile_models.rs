@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     thread,
     time::Duration,
 };
@@ -37,6 +37,8 @@ fn model() -> TempDir {
 
 struct Server {
     process: Child,
+    /// Kept open: the server goes on writing to it.
+    _output: BufReader<ChildStdout>,
     address: String,
 }
 
@@ -50,9 +52,10 @@ impl Server {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let mut output = BufReader::new(process.stdout.take().unwrap());
+        output.read_line(&mut line).unwrap();
         let address = line.trim().rsplit_once("http://").unwrap_or_else(|| panic!("{line:?}")).1.to_string();
-        Server { process, address }
+        Server { process, _output: output, address }
     }
 
     /// The status of a chat request.
