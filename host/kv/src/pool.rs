@@ -221,9 +221,7 @@ impl Pool {
     }
 
     fn forget(&mut self, id: u32) {
-        let block = &mut self.blocks[id as usize];
-        block.serial = 0;
-        let hash = block.hash;
-        self.index.remove(hash);
+        self.blocks[id as usize].serial = 0;
+        self.index.remove(id, |id| self.blocks[id as usize].hash);
     }
 }
