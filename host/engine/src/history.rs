@@ -1,7 +1,7 @@
 //! The tokens of a sequence, cheap to add to.
 
-/// What a sequence touches in every step fills three cache lines with them.
-const RECENT: usize = 30;
+/// What a sequence touches in every step fills two cache lines with them.
+const RECENT: usize = 14;
 
 /// The newest tokens lie beside the rest of the sequence and move to the long list some at a time: with
 /// thousands of sequences each list is a page of its own, and touching all of them in every step is dear.

@@ -55,7 +55,7 @@ pub(crate) struct Own {
     pub(crate) drafts: bool,
 }
 
-/// One branch of a request. What every step touches comes first and fills three cache lines.
+/// One branch of a request. What every step touches comes first and fills two cache lines.
 #[derive(Default)]
 #[repr(C, align(64))]
 pub(crate) struct Sequence {
