@@ -1,5 +1,11 @@
-use serde::de::value::{Error as Wrong, MapDeserializer, SeqDeserializer};
-use serde::de::{DeserializeOwned, Deserializer, IntoDeserializer, Visitor};
+use std::collections::hash_map::IntoIter;
+use std::fmt;
+
+use serde::de::value::SeqDeserializer;
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, Error as _, Expected, IntoDeserializer, MapAccess,
+    Unexpected, Visitor,
+};
 use tinyjson::JsonValue;
 use tokenmill_policy::Error;
 
@@ -8,8 +14,8 @@ use tokenmill_policy::Error;
 /// Not `serde_json`: it would be more than half of a component.
 pub fn config<T: DeserializeOwned>(text: &str) -> Result<T, Error> {
     let text = if text.trim().is_empty() { "{}" } else { text };
-    let value: JsonValue = text.parse().map_err(|error| Error::BadConfig(format!("{error}")))?;
-    T::deserialize(Value(value)).map_err(|error| Error::BadConfig(error.to_string()))
+    let value: JsonValue = text.parse().map_err(|_| Error::BadConfig("it is not valid JSON".into()))?;
+    T::deserialize(Value(value)).map_err(|Wrong(why)| Error::BadConfig(why))
 }
 
 struct Value(JsonValue);
@@ -38,10 +44,7 @@ impl<'de> Deserializer<'de> for Value {
             JsonValue::Array(values) => {
                 visitor.visit_seq(SeqDeserializer::new(values.into_iter().map(Value)))
             }
-            JsonValue::Object(fields) => {
-                let fields = fields.into_iter().map(|(name, value)| (name, Value(value)));
-                visitor.visit_map(MapDeserializer::new(fields))
-            }
+            JsonValue::Object(fields) => visitor.visit_map(Fields { left: fields.into_iter(), value: None }),
         }
     }
 
@@ -55,6 +58,54 @@ impl<'de> Deserializer<'de> for Value {
     serde::forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
         newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
+    }
+}
+
+/// An object's fields; `value` is that of the one whose name was read last.
+struct Fields {
+    left: IntoIter<String, JsonValue>,
+    value: Option<(String, Value)>,
+}
+
+impl<'de> MapAccess<'de> for Fields {
+    type Error = Wrong;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Wrong> {
+        let Some((name, value)) = self.left.next() else { return Ok(None) };
+        let key = seed.deserialize(name.as_str().into_deserializer());
+        self.value = Some((name, Value(value)));
+        key.map(Some)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Wrong> {
+        let (name, value) = self.value.take().ok_or_else(|| Wrong::custom("no name was read"))?;
+        seed.deserialize(value).map_err(|Wrong(why)| Wrong(format!("{name}: {why}")))
+    }
+}
+
+/// What is wrong. Does not repeat a wrong value: the code that prints numbers would come along.
+#[derive(Debug)]
+struct Wrong(String);
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Wrong {}
+
+impl serde::de::Error for Wrong {
+    fn custom<T: fmt::Display>(why: T) -> Self {
+        Self(why.to_string())
+    }
+
+    fn invalid_type(_: Unexpected, expected: &dyn Expected) -> Self {
+        Self(format!("must be {expected}"))
+    }
+
+    fn invalid_value(_: Unexpected, expected: &dyn Expected) -> Self {
+        Self(format!("must be {expected}"))
     }
 }
 
@@ -87,8 +138,9 @@ mod tests {
     fn what_is_wrong_is_said() {
         let why = |text| config::<Example>(text).map_err(|error| error.to_string()).err().unwrap_or_default();
         assert!(why(r#"{"nam": "a"}"#).contains("unknown field `nam`"), "{}", why(r#"{"nam": "a"}"#));
-        assert!(why(r#"{"most": -1}"#).contains("-1"), "{}", why(r#"{"most": -1}"#));
-        for text in ["{", "7", r#"{"most": 1.5}"#, r#"{"most": 1} x"#, r#"{"on": "yes"}"#, r#"{"share": 1"#] {
+        assert_eq!(why(r#"{"most": -1}"#), "policy configuration: most: must be u32");
+        assert_eq!(why(r#"{"on": "yes"}"#), "policy configuration: on: must be a boolean");
+        for text in ["{", "7", r#"{"most": 1.5}"#, r#"{"most": 1} x"#, r#"{"share": 1"#] {
             assert!(!why(text).is_empty(), "{text} was read");
         }
     }
