@@ -5,8 +5,7 @@
 //! `length_penalty`. When the search ends is said in [`Stopping`].
 //!
 //! Arguments: `width` (4), `length_penalty` (1), and `early_stopping`, true, false or "never" (false); the configuration has the same
-//! fields. A request needs seats for `2 * width` branches: those that go on, and those that finish in the same step. Its
-//! answer is the `width` best of the branches that were not pruned, by the score above: one that finished early may be beaten later.
+//! fields. A request needs seats for `width` branches. Its answer is the `width` best of the branches that were not pruned, by the score above: one that finished early may be beaten later.
 //!
 //! Cost: every row is inspected, for one top-k of `width` times one more than there are stop tokens. Beams are compared among
 //! the rows of one step, so all branches of a request should be in it. The request's penalties and biases do not apply. Running

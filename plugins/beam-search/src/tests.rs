@@ -34,7 +34,7 @@ fn texts(length: usize, stop: u32) -> Vec<(Vec<u32>, f64)> {
 
 fn ask(width: u32, args: &[(&str, &str)]) -> Asked {
     let asked = Asked { prompt: vec![3], max_tokens: 4, stop_tokens: vec![2], ..Asked::default() };
-    Asked { max_branches: 2 * width as usize, ..asked }.with(&[("width", &width.to_string())]).with(args)
+    Asked { max_branches: width as usize, ..asked }.with(&[("width", &width.to_string())]).with(args)
 }
 
 /// The answer of a search: the best of what was not pruned.
