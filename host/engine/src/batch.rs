@@ -4,6 +4,8 @@
 use tokenmill_backend::Batch;
 
 use crate::draft::Draft;
+use crate::event::FinishReason;
+use crate::forks::Fork;
 use crate::sequences::Reference;
 
 /// Entries of a block table beyond what is in use, so that it can grow in place. They are never read:
@@ -188,7 +190,9 @@ pub(crate) struct Step {
     /// Sequences that end with this step although it samples nothing for them.
     pub(crate) scored: Vec<Reference>,
     /// Sequences that a sampling policy ended with this step.
-    pub(crate) ended: Vec<Reference>,
+    pub(crate) ended: Vec<(Reference, FinishReason)>,
+    /// Branches that it forked.
+    pub(crate) forks: Vec<Fork>,
     /// Results, by row.
     pub(crate) tokens: Vec<i32>,
     pub(crate) logprobs: Vec<f32>,
@@ -210,6 +214,7 @@ impl Step {
         self.filled.clear();
         self.scored.clear();
         self.ended.clear();
+        self.forks.clear();
         self.tokens.clear();
         self.logprobs.clear();
     }

@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 
 use tokenmill_backend::{Model, Ticket};
-use tokenmill_policy::sample::{Attributes, Choices, Columns, Knobs, Logits, Ragged};
+use tokenmill_policy::sample::{Attributes, Choices, Columns, Knobs, Logits, Ragged, gather};
 use tokenmill_policy::{Error, Named};
 
 use crate::batch::Step;
 use crate::engine::Engine;
 use crate::event::Failure;
+use crate::forks;
 use crate::mix::{mix, row_seed};
 use crate::requests::Requests;
 use crate::sampling::Sampling;
@@ -17,7 +18,7 @@ use crate::sampling::Sampling;
 #[derive(Default)]
 pub(crate) struct Consultation {
     /// Rows of the step, by row of the view.
-    rows: Vec<u32>,
+    pub(crate) rows: Vec<u32>,
     ids: Vec<u64>,
     requests: Vec<u64>,
     /// Slots of requests.
@@ -31,8 +32,10 @@ pub(crate) struct Consultation {
     starts: Vec<u32>,
     accepted: Vec<u32>,
     assumed: Vec<u32>,
-    knobs: Knobs,
-    choices: Choices,
+    pub(crate) knobs: Knobs,
+    pub(crate) choices: Choices,
+    /// Of accepted tokens that fork.
+    pub(crate) logprobs: Vec<f32>,
     /// By place of a policy: sequences that ended since it was last asked.
     pub(crate) finished: Vec<Vec<u64>>,
 }
@@ -48,17 +51,17 @@ impl Engine {
             }
             let answer = self.ask_sampler(policy, ticket);
             self.consultation.finished[policy].clear();
-            if answer.is_ok() {
-                self.end_unlisted(step);
+            let Err(why) = answer else {
+                self.branch_out(step);
                 self.refuse();
                 continue;
-            }
+            };
             self.stats.policy_fallbacks.sampler += 1;
             self.forget_told(step);
             if let Some(named) = self.samplers.get_mut(policy)
                 && named.enforcing
             {
-                let failure = Failure::Policy(named.name.clone());
+                let failure = Failure::Policy { name: named.name.clone(), why: why.to_string() };
                 for request in std::mem::take(&mut self.consultation.slots) {
                     self.fail(request, &failure);
                 }
@@ -75,6 +78,12 @@ impl Engine {
             let index = sequence.rest.index as usize;
             let Some(live) = self.requests.peek(sequence.request) else { continue };
             if live.rest.sampler != Some(policy) || row.at < sequence.prompt {
+                continue;
+            }
+            // Its newest token ends it, or there is none; that is not delivered yet.
+            let newest = sequence.tokens.all()[sequence.prompt as usize..].last();
+            let over = newest.is_some_and(|&token| live.stop.contains(token));
+            if over || sequence.tokens.len() != row.at as usize {
                 continue;
             }
             view.rows.push(nth as u32);
@@ -98,7 +107,7 @@ impl Engine {
     /// Applies a policy's answer; an error leaves the rows as they were.
     fn ask_sampler(&mut self, policy: usize, ticket: Ticket) -> Result<(), Error> {
         let Self { consultation, samplers, requests, model, sampling, limits, .. } = self;
-        let Consultation { rows, knobs, choices, .. } = consultation;
+        let Consultation { rows, knobs, choices, logprobs, .. } = consultation;
         let fields = Fields { requests, slots: &consultation.slots };
         let view = Columns {
             ids: &consultation.ids,
@@ -118,13 +127,14 @@ impl Engine {
         sampler.plan(&view, knobs)?;
         knobs.check(rows.len(), limits.vocab).inspect_err(|why| sampler.refused(why))?;
         if !knobs.inspect.is_empty() {
-            let mut logits = Rows { model, ticket, rows, vocab: limits.vocab };
+            let mut logits = Rows { model, ticket, rows, vocab: limits.vocab, known: Vec::new() };
             sampler.pick(&view, &mut logits, &knobs.inspect, choices)?;
             choices.check(&knobs.inspect, limits.vocab).inspect_err(|why| sampler.refused(why))?;
+            forks::score(&mut logits, choices, logprobs)?;
         }
         sampling.turn(knobs, rows);
         for &(row, token) in choices.accept.iter().rev() {
-            // A row that is listed twice keeps its first token: every branch of the request exists already.
+            // The first token of a row continues it.
             sampling.force(rows[row as usize], token);
         }
         Ok(())
@@ -156,22 +166,6 @@ impl Engine {
         self.consultation.finished.resize(self.samplers.len(), Vec::new());
         self.consultation.finished[place].clear();
     }
-
-    /// Branches whose inspected rows were finished, or not listed, end when the step is delivered.
-    fn end_unlisted(&mut self, step: &mut Step) {
-        let Consultation { knobs, choices, rows, .. } = &self.consultation;
-        for row in &knobs.inspect {
-            if choices.accept.iter().any(|(accepted, _)| accepted == row) || choices.defer.contains(row) {
-                continue;
-            }
-            let ended = step.rows[rows[*row as usize] as usize].sequence;
-            step.ended.push(ended);
-            if let Some(sequence) = self.sequences.get(ended) {
-                let index = sequence.rest.index as usize;
-                self.sequences.pending[index] = 0;
-            }
-        }
-    }
 }
 
 impl Consultation {
@@ -193,6 +187,7 @@ impl Consultation {
         self.assumed.push(0);
         self.knobs.clear();
         self.choices.clear();
+        self.logprobs.clear();
     }
 }
 
@@ -234,6 +229,8 @@ struct Rows<'a> {
     ticket: Ticket,
     rows: &'a [u32],
     vocab: u32,
+    /// What the policy read: row, tokens, log-probabilities.
+    known: Vec<(u32, Vec<u32>, Vec<f32>)>,
 }
 
 impl Rows<'_> {
@@ -250,10 +247,24 @@ impl Logits for Rows<'_> {
 
     fn top_k(&mut self, row: u32, k: u32) -> Result<(Vec<u32>, Vec<f32>), Error> {
         let (mut ids, mut logprobs) = (Vec::new(), Vec::new());
-        let row = self.row(row)?;
-        let read = self.model.top_k(self.ticket, row, k.min(self.vocab), &mut ids, &mut logprobs);
+        let nth = self.row(row)?;
+        let read = self.model.top_k(self.ticket, nth, k.min(self.vocab), &mut ids, &mut logprobs);
         read.map_err(|error| Error::Undecided(error.to_string()))?;
+        self.known.push((row, ids.clone(), logprobs.clone()));
         Ok((ids, logprobs))
+    }
+
+    /// Most often the policy read them before.
+    fn gather(&mut self, row: u32, tokens: &[u32]) -> Result<Vec<f32>, Error> {
+        let find = |token: &u32| {
+            let of_row = self.known.iter().filter(|known| known.0 == row);
+            let place = |known: &(u32, Vec<u32>, Vec<f32>)| known.1.iter().position(|id| id == token);
+            of_row.filter_map(|known| Some(known.2[place(known)?])).next()
+        };
+        if let Some(known) = tokens.iter().map(find).collect() {
+            return Ok(known);
+        }
+        gather(self.read(row)?, tokens)
     }
 
     fn read(&mut self, row: u32) -> Result<&[f32], Error> {

@@ -3,14 +3,14 @@
 use crate::batch::{Row, Step};
 use crate::engine::Engine;
 use crate::event::{Event, Failure, FinishReason, TokenLogprob};
-use crate::requests::Live;
+use crate::requests::{Live, prompt};
 
 /// Scratch for the alternatives of one row.
 #[derive(Default)]
 pub(crate) struct Top {
     ids: Vec<u32>,
     logprobs: Vec<f32>,
-    pairs: Vec<(u32, f32)>,
+    pub(crate) pairs: Vec<(u32, f32)>,
 }
 
 impl Engine {
@@ -26,9 +26,10 @@ impl Engine {
                 self.pool.commit(&mut sequence.rest.table, &sequence.tokens.all()[..tokens as usize]);
             }
         }
-        for &reference in &step.ended {
+        self.deliver_forks(step);
+        for &(reference, reason) in &step.ended {
             if self.sequences.get(reference).is_some() {
-                self.finish(reference.slot, FinishReason::Ended);
+                self.finish(reference.slot, reason);
             }
         }
         for nth in 0..step.rows.len() {
@@ -134,7 +135,7 @@ impl Engine {
     }
 
     /// Reads the most likely tokens of a row into `self.top`.
-    fn top(&mut self, step: &Step, row: usize, k: u32) -> Result<(), Failure> {
+    pub(crate) fn top(&mut self, step: &Step, row: usize, k: u32) -> Result<(), Failure> {
         let Top { ids, logprobs, pairs } = &mut self.top;
         pairs.clear();
         let Some(ticket) = step.ticket.filter(|_| k > 0) else { return Ok(()) };
@@ -167,17 +168,21 @@ impl Engine {
     pub(crate) fn finish(&mut self, slot: u32, reason: FinishReason) {
         self.remember(slot);
         let (branch, request) = self.remove_sequence(slot);
-        match reason {
-            FinishReason::Stop => self.stats.finished.stop += 1,
-            FinishReason::Length => self.stats.finished.length += 1,
-            FinishReason::Ended => self.stats.finished.ended += 1,
-            FinishReason::Pruned => self.stats.finished.pruned += 1,
+        self.stats.finished.count(reason);
+        let Some(live) = self.requests.get(request) else { return };
+        if live.output.deliver(Event::Finished { branch, reason }) {
+            self.leave(request, slot);
+        } else {
+            live.rest.branches.retain(|&other| other != slot);
+            self.cancel(request);
         }
+    }
+
+    /// A branch is gone, and its request with the last.
+    pub(crate) fn leave(&mut self, request: u32, slot: u32) {
         let Some(live) = self.requests.get(request) else { return };
         live.rest.branches.retain(|&other| other != slot);
-        if !live.output.deliver(Event::Finished { branch, reason }) {
-            self.cancel(request);
-        } else if live.rest.branches.is_empty()
+        if live.rest.branches.is_empty()
             && let Some(mut live) = self.requests.remove(request)
         {
             live.rest.usage.completion_tokens = live.generated;
@@ -215,10 +220,10 @@ impl Engine {
     }
 
     /// Frees a sequence's blocks at once: later steps run after those in flight. Returns branch and request.
-    fn remove_sequence(&mut self, slot: u32) -> (u32, u32) {
+    pub(crate) fn remove_sequence(&mut self, slot: u32) -> (u32, u32) {
+        self.vacate(slot, !self.sequences.slots[slot as usize].rest.retired);
         let sequence = &mut self.sequences.slots[slot as usize];
         let ended = (sequence.branch, sequence.request);
-        self.room.seats -= u32::from(self.sequences.resident[sequence.rest.index as usize] > 0);
         self.pool.free(&mut sequence.rest.table);
         self.finished.push(sequence.id);
         if let Some(policy) = self.requests.peek(ended.1).and_then(|live| live.rest.sampler) {
@@ -227,11 +232,4 @@ impl Engine {
         self.sequences.remove(slot);
         ended
     }
-}
-
-/// Tells of the prompt; whether the receiver is still there.
-fn prompt(live: &mut Live, now_us: u64) -> bool {
-    live.rest.usage.first_token_us = now_us.saturating_sub(live.rest.arrived_us);
-    let logprobs = live.rest.scores.as_ref().map_or(&[][..], |scores| &scores.entries);
-    live.output.deliver(Event::Prompt { cached_tokens: live.rest.usage.cached_tokens, logprobs })
 }

@@ -88,8 +88,8 @@ pub enum Failure {
     #[error("the scheduling policy refused the request")]
     Rejected,
     /// A sampler that must not be bypassed gave no valid answer.
-    #[error("the sampling policy {0:?} failed")]
-    Policy(String),
+    #[error("the sampling policy {name:?} failed: {why}")]
+    Policy { name: String, why: String },
     /// A sampling policy does not take the request's arguments.
     #[error("{0}")]
     Refused(String),

@@ -118,17 +118,20 @@ impl Engine {
     fn live(&self, id: RequestId, request: &mut Request, prompt: &[u32], output: Box<dyn Output>) -> Live {
         let first = TokenLogprob { token: prompt[0], logprob: None, top: Vec::new() };
         let scores = |alternatives| Scores { alternatives, entries: vec![first] };
+        let sampler = request.sampler.as_ref().and_then(|name| self.samplers.position(name));
         let rest = Particulars {
             id,
             started: false,
             row: row(&request.sampling),
-            sampler: request.sampler.as_ref().and_then(|name| self.samplers.position(name)),
+            sampler,
             params: std::mem::take(&mut request.sampling),
             min_tokens: request.min_tokens,
             scores: request.prompt_logprobs.map(scores),
             branches: Vec::new(),
             dormant: Vec::new(),
             seats: 0,
+            forks: if sampler.is_some() { request.max_branches.saturating_sub(request.n) } else { 0 },
+            next_branch: request.n,
             salt: salt(request.tenant, request.cache_salt),
             arrived_us: self.now_us,
             usage: Usage { prompt_tokens: prompt.len() as u32, ..Usage::default() },
@@ -143,14 +146,16 @@ impl Engine {
         }
     }
 
-    /// A branch without a token yet is left alone: it has no text to stop at.
+    /// A branch whose receiver has no token yet is left alone: it has no text to stop at.
     fn end_branch(&mut self, id: RequestId, branch: u32) {
         let Some(live) = self.requests.find(id).and_then(|request| self.requests.peek(request)) else {
             return;
         };
         let is = |slot: &&u32| {
             let sequence = &self.sequences.slots[**slot as usize];
-            sequence.branch == branch && sequence.tokens.len() > sequence.prompt as usize
+            let told =
+                !self.in_flight.as_ref().is_some_and(|step| step.forks.iter().any(|fork| fork.is(sequence)));
+            sequence.branch == branch && sequence.tokens.len() > sequence.prompt as usize && told
         };
         if let Some(&slot) = live.rest.branches.iter().find(is) {
             self.finish(slot, FinishReason::Ended);

@@ -170,17 +170,12 @@ impl Engine {
         self.remember(slot);
         let sequence = &mut self.sequences.slots[slot as usize];
         self.pool.free(&mut sequence.rest.table);
-        self.room.seats -= 1;
-        if let Some(live) = self.requests.get(sequence.request).filter(|_| sequence.branch == 0) {
-            self.room.seats -= std::mem::take(&mut live.rest.seats);
-        }
         // One that only waits for its last token needs no blocks any more.
         if self.sequences.pending[i] > 0 {
             self.sequences.pending[i] += self.sequences.resident[i];
             self.stats.preemptions += 1;
         }
-        self.sequences.resident[i] = 0;
-        self.sequences.own[i].covered = 0;
+        self.vacate(slot, false);
         self.room.blocked = true;
     }
 
@@ -189,12 +184,12 @@ impl Engine {
     fn start(&mut self, k: usize, i: usize) -> bool {
         let own = self.sequences.own[i];
         let known = self.sequences.pending[i];
+        let keep = self.seats_to_keep(self.sequences.slots[own.slot as usize].request);
         let sequence = &mut self.sequences.slots[own.slot as usize];
         let Some(live) = self.requests.get(sequence.request) else { return false };
-        let dormant = if sequence.branch == 0 { live.rest.dormant.len() as u32 } else { 0 };
         let again = (sequence.id, self.pool.available());
         let hopeless = self.room.tried.is_some_and(|(id, blocks)| id == again.0 && blocks >= again.1);
-        if self.room.blocked || hopeless || !self.room.has_seats(1 + dormant) {
+        if self.room.blocked || hopeless || !self.room.has_seats(1 + keep) {
             self.room.blocked = true;
             return false;
         }
@@ -211,8 +206,8 @@ impl Engine {
         }
         let sequence = &mut self.sequences.slots[own.slot as usize];
         let Some(live) = self.requests.get(sequence.request) else { return false };
-        self.room.seats += 1 + dormant;
-        live.rest.seats += dormant;
+        self.room.seats += 1 + keep;
+        live.rest.seats += keep;
         sequence.tokens.reserve(own.limit as usize);
         sequence.rest.table.reserve(self.pool.blocks_for(own.limit) as usize);
         self.sequences.resident[i] = hits;

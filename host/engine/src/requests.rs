@@ -3,7 +3,7 @@
 use tokenmill_backend::abi;
 use tokenmill_policy::Params;
 
-use crate::event::{Output, TokenLogprob, Usage};
+use crate::event::{Event, Output, TokenLogprob, Usage};
 use crate::handle::RequestId;
 
 /// A request that was taken in and has not ended. What every token touches comes first and fills one
@@ -35,6 +35,10 @@ pub(crate) struct Particulars {
     pub(crate) dormant: Vec<u32>,
     /// Seats held for branches that have not begun.
     pub(crate) seats: u32,
+    /// Branches that its policy may still fork; those that end make room for others.
+    pub(crate) forks: u32,
+    /// Number of the next fork.
+    pub(crate) next_branch: u32,
     pub(crate) salt: u64,
     pub(crate) arrived_us: u64,
     pub(crate) usage: Usage,
@@ -136,6 +140,13 @@ impl Stop {
     pub(crate) fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.first.iter().copied().filter(|&token| token != u32::MAX).chain(self.rest.iter().copied())
     }
+}
+
+/// Tells of the prompt; whether the receiver is still there.
+pub(crate) fn prompt(live: &mut Live, now_us: u64) -> bool {
+    live.rest.usage.first_token_us = now_us.saturating_sub(live.rest.arrived_us);
+    let logprobs = live.rest.scores.as_ref().map_or(&[][..], |scores| &scores.entries);
+    live.output.deliver(Event::Prompt { cached_tokens: live.rest.usage.cached_tokens, logprobs })
 }
 
 #[cfg(test)]

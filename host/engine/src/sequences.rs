@@ -88,6 +88,8 @@ pub(crate) struct Rest {
     pub(crate) seen: Seen,
     /// Tokens that the sampling policy was told of.
     pub(crate) told: u32,
+    /// A policy ended it with the step in flight: it holds no KV and has no pending tokens.
+    pub(crate) retired: bool,
 }
 
 /// A sequence as steps in flight refer to it: it may have ended since, and its slot be reused.
@@ -173,6 +175,43 @@ impl Sequences {
             self.slots.push(sequence);
         } else {
             self.slots[slot as usize] = sequence;
+        }
+        slot
+    }
+
+    /// What the columns say of a sequence.
+    pub(crate) fn arrival(&self, index: usize) -> Arrival {
+        let own = &self.own[index];
+        Arrival {
+            pending: self.pending[index],
+            arrived_us: self.arrived_us[index],
+            priority: self.priority[index],
+            tenant: self.tenant[index],
+            deadline_us: self.deadline_us[index],
+            prefix: self.prefix[index],
+            limit: own.limit,
+            special: own.special,
+            drafts: own.drafts,
+        }
+    }
+
+    /// Adds a sequence behind another, with which it arrived; returns its slot. Indices change.
+    pub(crate) fn add_behind(&mut self, index: usize, arrival: Arrival, sequence: Sequence) -> u32 {
+        let slot = self.add(arrival, sequence);
+        self.ids[index + 1..].rotate_right(1);
+        self.pending[index + 1..].rotate_right(1);
+        self.resident[index + 1..].rotate_right(1);
+        self.generated[index + 1..].rotate_right(1);
+        self.arrived_us[index + 1..].rotate_right(1);
+        self.priority[index + 1..].rotate_right(1);
+        self.tenant[index + 1..].rotate_right(1);
+        self.deadline_us[index + 1..].rotate_right(1);
+        self.prefix[index + 1..].rotate_right(1);
+        self.own[index + 1..].rotate_right(1);
+        for (index, own) in self.own.iter().enumerate().skip(index + 1) {
+            if own.slot != NONE {
+                self.slots[own.slot as usize].rest.index = index as u32;
+            }
         }
         slot
     }

@@ -60,9 +60,9 @@ impl Engine {
         self.sequences.expect(i, step.serial, row);
         self.sequences.own[i].special = false;
         let dormant = std::mem::take(&mut live.rest.dormant);
-        live.rest.seats = 0;
+        live.rest.seats -= dormant.len() as u32;
         for slot in dormant {
-            self.fork(own.slot, slot);
+            self.fork_dormant(own.slot, slot);
             let row = self.columns.push_row(last);
             let j = self.sequences.slots[slot as usize].rest.index as usize;
             step.rows.push(Row { sequence: self.sequences.reference(j), at: to });
@@ -71,7 +71,7 @@ impl Engine {
     }
 
     /// Gives a branch the tokens and the blocks of another.
-    fn fork(&mut self, from: u32, to: u32) {
+    fn fork_dormant(&mut self, from: u32, to: u32) {
         let parent = &mut self.sequences.slots[from as usize];
         let table = self.pool.fork(&mut parent.rest.table);
         let i = parent.rest.index as usize;

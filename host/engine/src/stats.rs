@@ -1,3 +1,5 @@
+use crate::event::FinishReason;
+
 /// What the engine did and holds; a snapshot that may lag the engine by a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -53,6 +55,17 @@ pub struct Fallbacks {
     pub scheduler: u64,
     /// Counted once for each sampling policy that failed in a step.
     pub sampler: u64,
+}
+
+impl Finished {
+    pub(crate) fn count(&mut self, reason: FinishReason) {
+        match reason {
+            FinishReason::Stop => self.stop += 1,
+            FinishReason::Length => self.length += 1,
+            FinishReason::Ended => self.ended += 1,
+            FinishReason::Pruned => self.pruned += 1,
+        }
+    }
 }
 
 /// Branches by how they ended; `cancelled` and `failed` count requests.

@@ -199,11 +199,7 @@ pub trait Logits {
 
     /// The log-probabilities of some tokens.
     fn gather(&mut self, row: u32, tokens: &[u32]) -> Result<Vec<f32>, Error> {
-        let logits = self.read(row)?;
-        let norm = log_sum_exp(logits);
-        let unknown = || Error::Undecided("a token is outside the vocabulary".into());
-        let one = |token: &u32| logits.get(*token as usize).map(|logit| logit - norm).ok_or_else(unknown);
-        tokens.iter().map(one).collect()
+        gather(self.read(row)?, tokens)
     }
 
     /// Of the row's distribution, in nats.
@@ -215,6 +211,14 @@ pub trait Logits {
         };
         Ok(logits.iter().map(term).sum())
     }
+}
+
+/// The log-probabilities of some tokens of a row of logits.
+pub fn gather(logits: &[f32], tokens: &[u32]) -> Result<Vec<f32>, Error> {
+    let norm = log_sum_exp(logits);
+    let unknown = || Error::Undecided("a token is outside the vocabulary".into());
+    let one = |token: &u32| logits.get(*token as usize).map(|logit| logit - norm).ok_or_else(unknown);
+    tokens.iter().map(one).collect()
 }
 
 /// log Σ exp, without overflow.
