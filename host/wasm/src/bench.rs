@@ -106,14 +106,14 @@ fn instances(plugin: &Plugin) -> Result<(f64, f64, Option<f64>), Error> {
     let (mut starts, mut whole) = (Vec::new(), Vec::new());
     for _ in 0..count {
         let began = Instant::now();
-        drop(plugin.recipe().start()?);
+        drop(plugin.recipe().start(plugin.limits().configure)?);
         starts.push(began.elapsed());
     }
     let before = private_kib();
     let mut held = Vec::new();
     for _ in 0..count {
         let began = Instant::now();
-        held.push(plugin.recipe().make()?);
+        held.push(plugin.recipe().make(plugin.limits().configure)?);
         whole.push(began.elapsed());
         if whole.iter().sum::<Duration>() > Duration::from_secs(2) {
             break;

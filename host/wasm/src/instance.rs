@@ -38,18 +38,17 @@ pub(crate) struct Recipe {
 }
 
 impl Recipe {
-    /// An instance that is configured.
-    pub(crate) fn make(&self) -> Result<Instance, Error> {
-        let mut instance = self.start()?;
-        instance.configure(&self.config, self.runtime.limits().configure)?;
+    /// An instance that is configured; starting and configuring it may each last so long.
+    pub(crate) fn make(&self, limit: Duration) -> Result<Instance, Error> {
+        let mut instance = self.start(limit)?;
+        instance.configure(&self.config, limit)?;
         Ok(instance)
     }
 
     /// An instance whose code ran no further than its start function.
-    pub(crate) fn start(&self) -> Result<Instance, Failure> {
-        let limits = self.runtime.limits();
-        let mut store = self.store(limits);
-        arm(&mut store, limits.configure, 0);
+    pub(crate) fn start(&self, limit: Duration) -> Result<Instance, Failure> {
+        let mut store = self.store(self.runtime.limits());
+        arm(&mut store, limit, 0);
         let load = |store: &mut Store<State>| {
             let instance = self.pre.instantiate(&mut *store)?;
             Ok(match &self.exports {

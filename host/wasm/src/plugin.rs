@@ -1,6 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -99,7 +100,7 @@ impl Plugin {
             services: host,
             record: Arc::new(Record::default()),
         });
-        let stock = Stock::open(recipe.clone(), recipe.make()?)?;
+        let stock = Stock::open(recipe.clone(), patience(claim.kind, runtime.limits()))?;
         Ok(Self(Arc::new(Inner { kind: claim.kind, id, contract: claim.version, bytes, recipe, stock })))
     }
 
@@ -138,11 +139,13 @@ impl Plugin {
     /// A sampler with an instance per tenant.
     pub fn sampler(&self) -> Result<Box<dyn Sampler>, Error> {
         self.is(Kind::Sampler)?;
+        self.0.stock.wait();
         Ok(Box::new(Tenants::new(self.clone())))
     }
 
     pub fn scheduler(&self) -> Result<Box<dyn Scheduler>, Error> {
         self.is(Kind::Scheduler)?;
+        self.0.stock.wait();
         Ok(Box::new(Planner::new(self.clone())))
     }
 
@@ -169,10 +172,16 @@ impl Plugin {
         &self.0.recipe
     }
 
-    /// A fresh instance, configured. A step waits for it no longer than for an answer.
+    /// A fresh instance, configured. It takes no longer than an answer may.
     pub(crate) fn instance(&self) -> Result<Instance, Failure> {
-        let limits = self.limits();
-        self.0.stock.take(limits.sampling.min(limits.scheduling))
+        self.0.stock.take(patience(self.0.kind, self.limits()))
+    }
+}
+
+fn patience(kind: Kind, limits: &Limits) -> Duration {
+    match kind {
+        Kind::Scheduler => limits.scheduling,
+        Kind::Sampler => limits.sampling,
     }
 }
 

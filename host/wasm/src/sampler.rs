@@ -141,7 +141,10 @@ impl Tenant {
     ) -> Result<(), Failure> {
         let mut instance = match self.instance.take() {
             Some(instance) => instance,
-            None => plugin.instance()?,
+            None => {
+                self.seen.clear();
+                plugin.instance()?
+            }
         };
         let asked = if self.columns.fill(view, &self.rows, alone, &mut self.seen) {
             let shown = self.shown(view, alone);

@@ -11,7 +11,7 @@ use crate::Limits;
 use crate::error::{Failure, Reason};
 
 /// Entries of all lists of one answer. More than any policy has to say; masks carry what is longer.
-const MOST_ENTRIES: usize = 4 << 20;
+const MOST_ENTRIES: usize = 1 << 20;
 /// Lines that one call may log.
 const MOST_LINES: u32 = 16;
 /// Times per inspected row that work on logits is the host's time and not the guest's.
