@@ -183,7 +183,7 @@ impl From<&Failure> for ApiError {
         // The texts of a device stay in the log: they may hold paths and addresses.
         match failure {
             Failure::Numerical => fault("numerical_error", &failure.message()),
-            Failure::Policy(_) => fault("policy_failed", "the sampling policy of this request failed"),
+            Failure::Policy { .. } => fault("plugin_failed", "the sampling policy of this request failed"),
             Failure::BackendLost(_) => retry("backend_lost", "the device was lost"),
             Failure::NoMemory(_) => retry("out_of_memory", "the device ran out of memory"),
             _ => Self::internal(),
