@@ -178,7 +178,6 @@ impl Job {
             deadline_us: caller.deadline_us(server.app.engine_start),
             attributes: [&self.common.steering.attributes[..], &caller.attributes].concat(),
             cache_salt: self.common.cache_salt,
-            ..Request::default()
         }
     }
 }
