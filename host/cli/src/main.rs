@@ -4,11 +4,15 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks to the terminal")]
 
+mod admin;
 mod args;
 mod backend;
 mod bench;
 mod generation;
 mod models;
+mod policies;
+mod policy;
+mod program;
 mod progress;
 mod run;
 mod serve;
@@ -40,11 +44,17 @@ enum Command {
     /// Look at a backend library.
     #[command(subcommand)]
     Backend(backend::Backend),
+    /// Check, measure or begin a policy.
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// Measure prefill and decode speed of a model on a backend.
     Bench(bench::Bench),
     /// The process apart that `serve` and `run` start for hostile tokenizers and chat templates.
-    #[command(hide = true)]
+    #[command(hide = true, name = program::TEXT_WORKER)]
     TextWorker(text::Worker),
+    /// The process apart that compiles a component, from standard input to standard output.
+    #[command(hide = true, name = program::POLICY_COMPILER)]
+    PolicyCompiler,
 }
 
 fn main() -> ExitCode {
@@ -67,6 +77,8 @@ fn main() -> ExitCode {
         Command::Backend(backend) => backend.run(),
         Command::Bench(bench) => bench.run(),
         Command::TextWorker(worker) => worker.run(),
+        Command::Policy(policy) => policy.run(),
+        Command::PolicyCompiler => tokenmill_wasm::compile_worker().map_err(Into::into),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

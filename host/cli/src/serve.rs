@@ -1,8 +1,10 @@
 //! `tokenmill serve`: a model behind the OpenAI HTTP API, until a signal ends it.
 
 use crate::{
+    admin::AdminArgs,
     args::{self, EngineArgs, ModelArgs},
     generation, models,
+    policies::{Chosen, PolicyArgs, Running},
     services::Vocabulary,
     text, wiring,
 };
@@ -18,7 +20,7 @@ use std::{
 use tokenmill_engine::Handle;
 use tokenmill_grammar::Grammars;
 use tokenmill_http::{App, Card, Limits};
-use tokenmill_policy::Named;
+use tokenmill_policy::{Host, Named};
 use tokenmill_text::{ChatTemplate, Tokenizer};
 use tokio::{
     net::{TcpListener, lookup_host},
@@ -56,15 +58,21 @@ pub(crate) struct Serve {
     how: ModelArgs,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    policies: PolicyArgs,
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
 impl Serve {
     pub(crate) fn run(self) -> Result<()> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(HTTP_THREADS).enable_all().build()?;
-        // The port first: a taken one should not cost a model's loading time, and probes want an answer.
-        let listener = runtime.block_on(self.listen())?;
+        let chosen = self.policies.resolve()?;
+        // The ports first: a taken one should not cost a model's loading time, and probes want an answer.
+        let listener = runtime.block_on(listen(&self.host, self.port, "--host"))?;
         let address = listener.local_addr()?;
+        let desk = runtime.block_on(self.admin.open(&self.api_key))?;
         let (loaded, wait) = oneshot::channel::<()>();
         let loading = runtime.spawn(async move {
             tokenmill_http::loading(&listener, &Limits::default(), async { _ = wait.await }).await;
@@ -77,32 +85,35 @@ impl Serve {
         let epoch = Instant::now();
         let (engine, thread) = wiring::start(model, self.how.max_model_len, &self.engine, epoch)?;
         let handle = engine.clone();
+        let (app, policies) = app.with(engine, epoch, chosen, desk.is_some())?;
         runtime.block_on(async {
             let signals = Signals::new()?;
             drop(loaded);
             let listener = loading.await?;
             announce(address, &app.card.name, app.tokenizer.is_some());
+            let (open, closed) = oneshot::channel::<()>();
+            let operator = desk.zip(policies).map(|(desk, policies)| {
+                println!("the operator's routes are on http://{}/admin/policies", desk.address);
+                tokio::spawn(desk.serve(policies, async { _ = closed.await }))
+            });
             let end = async {
                 tokio::select! {
                     () = signals.first() => {}
                     () = ended(&thread) => tracing::error!("the engine has stopped, and so does the server"),
                 }
+                drop(open);
             };
-            tokenmill_http::serve(listener, app.with(engine, epoch)?, end).await.context("the server stopped")
+            tokenmill_http::serve(listener, app, end).await.context("the server stopped")?;
+            if let Some(operator) = operator {
+                operator.await?;
+            }
+            anyhow::Ok(())
         })?;
         join(thread)?;
         if handle.stats().lost {
             bail!("the device was lost");
         }
         Ok(())
-    }
-
-    async fn listen(&self) -> Result<TcpListener> {
-        let wanted = format!("{}:{}", self.host, self.port);
-        let mut addresses =
-            lookup_host(&wanted).await.with_context(|| format!("--host {}: no such address", self.host))?;
-        let address = addresses.next().with_context(|| format!("--host {}: no such address", self.host))?;
-        TcpListener::bind(address).await.with_context(|| format!("cannot listen on {wanted}"))
     }
 
     /// All of the server but its engine.
@@ -134,6 +145,13 @@ impl Serve {
     }
 }
 
+pub(crate) async fn listen(host: &str, port: u16, flag: &str) -> Result<TcpListener> {
+    let wanted = format!("{host}:{port}");
+    let none = || format!("{flag} {host}: no such address");
+    let address = lookup_host(&wanted).await.with_context(none)?.next().with_context(none)?;
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {wanted}"))
+}
+
 struct Unstarted {
     card: Card,
     tokenizer: Option<Arc<Tokenizer>>,
@@ -143,18 +161,28 @@ struct Unstarted {
 }
 
 impl Unstarted {
-    fn with(self, engine: Handle, engine_start: Instant) -> Result<App> {
+    /// `operated`: policies can be added later.
+    fn with(
+        self,
+        engine: Handle,
+        engine_start: Instant,
+        chosen: Chosen,
+        operated: bool,
+    ) -> Result<(App, Option<Arc<Running>>)> {
         let tokens = engine.limits().vocab;
-        let services = Vocabulary { tokenizer: self.tokenizer.clone(), tokens };
+        let host: Host = Arc::new(Vocabulary { tokenizer: self.tokenizer.clone(), tokens });
+        let default_sampler = chosen.default_sampler();
+        let policies = chosen.start(&engine, &host, operated)?;
         let grammars = match self.tokenizer.is_some() && !self.card.end_tokens.is_empty() {
-            true => Some(Grammars::new(&services, &self.card.end_tokens)?),
+            true => Some(Grammars::new(&*host, &self.card.end_tokens)?),
             false => None,
         };
         if let Some(grammars) = &grammars {
             let (name, sampler) = (tokenmill_grammar::SAMPLER.to_owned(), grammars.sampler());
             engine.install_sampler(Named { name, sampler, enforcing: true });
         }
-        Ok(App {
+        let counted = policies.clone().map(|policies| policies as Arc<dyn tokenmill_http::Policies>);
+        let app = App {
             engine,
             engine_start,
             card: self.card,
@@ -163,11 +191,13 @@ impl Unstarted {
             template_kwargs: Vec::new(),
             defaults: self.defaults,
             grammars,
-            default_sampler: None,
+            default_sampler,
+            policies: counted,
             api_keys: self.api_keys,
             seed: None,
             limits: Limits::default(),
-        })
+        };
+        Ok((app, policies))
     }
 }
 

@@ -1,5 +1,6 @@
 //! The tokenizer and chat template of a model, tried and rendered in a process apart.
 
+use crate::program;
 use anyhow::Result;
 use clap::Args;
 use std::{
@@ -20,16 +21,11 @@ impl Worker {
 }
 
 pub(crate) fn open(dir: &Path) -> Result<(Tokenizer, Option<ChatTemplate>), TextError> {
-    // On Linux this name stays right when the program is replaced by a newer one while it runs.
-    let program = match cfg!(target_os = "linux") {
-        true => PathBuf::from("/proc/self/exe"),
-        false => std::env::current_exe()
-            .map_err(|e| TextError::File { path: dir.into(), reason: e.to_string() })?,
-    };
+    let program = program::path().map_err(|e| TextError::File { path: dir.into(), reason: e.to_string() })?;
     let folder = dir.to_path_buf();
     tokenmill_text::open_apart(dir, move || {
         let mut command = Command::new(&program);
-        command.arg("text-worker").arg(&folder);
+        command.arg(program::TEXT_WORKER).arg(&folder);
         command
     })
 }

@@ -4,6 +4,7 @@ use crate::body::Buffered;
 use crate::limits::Limits;
 use crate::live::Live;
 use crate::metrics::Metrics;
+use crate::policies::Policies;
 use serde_json::Value;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
@@ -73,6 +74,8 @@ pub struct App {
     pub grammars: Option<Arc<Grammars>>,
     /// The sampling policy of all requests; they can give it arguments, but not choose another.
     pub default_sampler: Option<String>,
+    /// Counted on the page of metrics; `None`: none can be loaded.
+    pub policies: Option<Arc<dyn Policies>>,
     /// Any of these opens all routes; empty: no key is asked for.
     pub api_keys: Vec<String>,
     /// Requests without a seed draw theirs from this one; `None`: from the system's randomness.

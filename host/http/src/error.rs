@@ -4,6 +4,7 @@
 
 use crate::body::Body;
 use crate::json;
+use crate::policies::PolicyError;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use tokenmill_engine::{Failure, Refused};
@@ -159,6 +160,22 @@ impl From<Refused> for ApiError {
                 ..Self::new(StatusCode::SERVICE_UNAVAILABLE, Some("engine_stopped"), message)
             },
         }
+    }
+}
+
+impl From<PolicyError> for ApiError {
+    fn from(error: PolicyError) -> Self {
+        let message = error.to_string();
+        let (status, code) = match error {
+            PolicyError::Refused(_) => (StatusCode::BAD_REQUEST, "policy_refused"),
+            PolicyError::Unknown(_) => (StatusCode::NOT_FOUND, "policy_not_found"),
+            PolicyError::Conflict(_) => (StatusCode::CONFLICT, "policy_conflict"),
+            PolicyError::Host(_) => {
+                tracing::error!("{message}");
+                return Self::internal();
+            }
+        };
+        Self::new(status, Some(code), message)
     }
 }
 

@@ -7,6 +7,7 @@
 //! fields      a body as named fields            params    the fields of a completion with their ranges
 //! prompt      strings and messages to ids       job       a request that was understood
 //! queue       engine thread to task             answer    events to text per choice
+//! admin       the operator's listener     policies  what it acts on
 //! sse, whole  an answer as frames, in one piece error     every status code and error body
 //! ```
 //!
@@ -14,6 +15,7 @@
 //! nothing of backends, blocks or policies, reads no files and no environment, and its handlers never block.
 #![forbid(unsafe_code)]
 
+mod admin;
 mod answer;
 mod app;
 mod auth;
@@ -32,6 +34,7 @@ mod loading;
 mod logprobs;
 mod metrics;
 mod params;
+mod policies;
 mod prompt;
 mod queue;
 mod router;
@@ -47,7 +50,9 @@ mod testing;
 mod watchdog;
 mod whole;
 
+pub use admin::{Admin, admin};
 pub use app::{App, Card, Defaults};
 pub use limits::Limits;
 pub use loading::loading;
+pub use policies::{Policies, PolicyCounts, PolicyError, Upload};
 pub use server::serve;

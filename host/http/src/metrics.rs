@@ -4,6 +4,7 @@
 //! and dashboards read; the `tokenmill_` names are ours.
 
 use crate::app::Server;
+use crate::policies::PolicyCounts;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -214,6 +215,31 @@ impl Page {
         let help = "Steps decided by a default instead.";
         self.counters("tokenmill_policy_fallbacks_total", help, "kind", &fallbacks);
         self.counter("tokenmill_forks_refused_total", "Branches beyond a limit.", stats.forks_refused);
+        self.policies(&server.app.policies.as_ref().map(|policies| policies.counts()).unwrap_or_default());
+    }
+
+    fn policies(&mut self, all: &[PolicyCounts]) {
+        let labels: Vec<_> =
+            all.iter().map(|one| format!("policy=\"{}\",kind=\"{}\"", one.name, one.kind)).collect();
+        let mut family = |name: &str, kind: &str, help: &str, value: &dyn Fn(&PolicyCounts) -> f64| {
+            self.head(name, kind, help);
+            for (one, labels) in all.iter().zip(&labels) {
+                let _ = writeln!(self.out, "{name}{{{},{labels}}} {}", self.model, value(one));
+            }
+        };
+        let (name, help) = ("tokenmill_policy_calls_total", "Calls of a loaded policy.");
+        family(name, "counter", help, &|one| one.calls as f64);
+        let (name, help) = ("tokenmill_policy_seconds_total", "Time in them, the device's included.");
+        family(name, "counter", help, &|one| one.busy_us as f64 / 1e6);
+        let (name, help) = ("tokenmill_policy_quarantined", "1 while a policy is not asked any more.");
+        family(name, "gauge", help, &|one| f64::from(u8::from(one.quarantined)));
+        let name = "tokenmill_policy_failures_total";
+        self.head(name, "counter", "Calls without a decision.");
+        for (one, labels) in all.iter().zip(&labels) {
+            for (reason, count) in &one.failures {
+                let _ = writeln!(self.out, "{name}{{{},{labels},reason=\"{reason}\"}} {count}", self.model);
+            }
+        }
     }
 }
 

@@ -140,7 +140,7 @@ fn request_id(server: &Server, headers: &HeaderMap) -> HeaderValue {
 }
 
 /// The future's output, or `None` if it panicked: one request's defect is not the connection's.
-async fn caught<T>(future: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn caught<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(Poll::Ready(value)) => Poll::Ready(Some(value)),

@@ -49,6 +49,7 @@ pub(crate) fn server(options: &str, limit: impl FnOnce(&mut Limits)) -> Arc<Serv
         defaults: Defaults::default(),
         grammars: None,
         default_sampler: None,
+        policies: None,
         api_keys: Vec::new(),
         seed: Some(7),
         limits,

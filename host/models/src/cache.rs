@@ -30,16 +30,20 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// `$TOKENMILL_HOME/models`, else `$XDG_CACHE_HOME/tokenmill/models`, else `~/.cache/tokenmill/models`.
+    /// The folder `models` in [`home`](Self::home).
     pub fn from_env() -> Result<Cache, ModelsError> {
+        Ok(Cache { root: Self::home()?.join("models") })
+    }
+
+    /// Where everything is kept: `$TOKENMILL_HOME`, else `$XDG_CACHE_HOME/tokenmill`, else `~/.cache/tokenmill`.
+    pub fn home() -> Result<PathBuf, ModelsError> {
         let var = |name| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         let home = var("TOKENMILL_HOME")
             .or_else(|| var("XDG_CACHE_HOME").map(|p| p.join("tokenmill")))
             .or_else(|| var("HOME").map(|p| p.join(".cache/tokenmill")));
-        match home {
-            Some(home) => Ok(Cache { root: home.join("models") }),
-            None => Err(ModelsError::cache(Path::new("~"), "set TOKENMILL_HOME: there is no home directory")),
-        }
+        home.ok_or_else(|| {
+            ModelsError::cache(Path::new("~"), "set TOKENMILL_HOME: there is no home directory")
+        })
     }
 
     /// A cache in a folder of the caller's choice; made on first use.

@@ -111,6 +111,7 @@ impl Setup {
             limits: self.limits,
             grammars: None,
             default_sampler: None,
+            policies: None,
         };
         let (shutdown, asked) = oneshot::channel();
         let (address_out, address) = std::sync::mpsc::channel();
