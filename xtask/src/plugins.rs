@@ -1,5 +1,6 @@
 //! `cargo xtask plugins`: every policy in `plugins/` as a component in `target/plugins/`.
 
+mod examples;
 mod toolchain;
 
 use crate::process::{output, root, run};
@@ -12,31 +13,42 @@ use std::{
 };
 use toolchain::{TARGET, Toolchain};
 
+/// Of the names of their crates.
+const PREFIX: &str = "tokenmill-plugin-";
+
 #[derive(clap::Args)]
 pub(crate) struct Plugins {
+    /// The examples that npm is needed for, too.
+    #[arg(long)]
+    all: bool,
     /// Install what is missing, where that is root's `apt-get`.
     #[arg(long)]
     install: bool,
 }
 
 pub(crate) fn task(plugins: &Plugins) -> Result<()> {
-    build(plugins.install)
+    build(plugins.install)?;
+    if plugins.all { examples::in_js() } else { Ok(()) }
 }
 
-/// Builds what has changed.
+/// Builds what has changed: the policies in Rust and the example in C.
 pub(crate) fn build(install: bool) -> Result<()> {
     let toolchain = Toolchain::find(install)?;
     println!("components are built with {}", toolchain.name());
     let policies = policies()?;
     let mut cargo = cargo();
     toolchain.prepare(&mut cargo);
-    run(cargo.args(["build", "--release", "--workspace", "--target", TARGET]))?;
-    let built = root().join("target/guests").join(TARGET).join("release");
-    for policy in policies {
-        let file = format!("tokenmill_plugin_{}.wasm", policy.replace('-', "_"));
-        publish(&built.join(file), &policy)?;
+    cargo.args(["build", "--release", "--target", TARGET]);
+    for policy in &policies {
+        cargo.args(["-p", &format!("{PREFIX}{policy}")]);
     }
-    Ok(())
+    run(&mut cargo)?;
+    let built = root().join("target/guests").join(TARGET).join("release");
+    for policy in &policies {
+        let file = format!("{PREFIX}{policy}.wasm").replace('-', "_");
+        publish(&built.join(file), policy)?;
+    }
+    examples::in_c(&toolchain, install)
 }
 
 /// The same policies compiled for this machine, and their tests.
@@ -61,7 +73,7 @@ fn policies() -> Result<Vec<String>> {
     let components =
         packages.iter().filter(|package| package["targets"].as_array().into_iter().flatten().any(is_library));
     let names = components.filter_map(|package| package["name"].as_str());
-    Ok(names.map(|name| name.trim_start_matches("tokenmill-plugin-").to_owned()).collect())
+    Ok(names.map(|name| name.trim_start_matches(PREFIX).to_owned()).collect())
 }
 
 /// Where component `name` belongs.

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything, with what it needs installed under `target/`.
 
+use crate::plugins;
 use crate::process::{built, cargo, command, exists, output, root, run};
 use anyhow::{Context, Result, bail};
 use std::{
@@ -13,6 +14,8 @@ const CARGO_DENY: &str = "0.20.2";
 pub(crate) fn all() -> Result<()> {
     require_tools()?;
     dependencies()?;
+    plugins::build(true)?;
+    plugins::test()?;
     run(cargo().args(["build", "--release", "--workspace"]))?;
     run(cargo().args(["test", "--release", "--workspace"]))?;
     clients()
@@ -47,7 +50,10 @@ fn dependencies() -> Result<()> {
             ])
             .arg(&tools))?;
     }
-    run(command(&deny).args(["check", "licenses", "bans", "sources"]))?;
+    let check = ["check", "licenses", "bans", "sources"];
+    run(command(&deny).args(check))?;
+    let of_plugins = ["--manifest-path", "plugins/Cargo.toml", "check", "--config", "deny.toml"];
+    run(command(&deny).args(of_plugins).args(&check[1..]))?;
     if run(command(&deny).args(["fetch", "db"])).is_err() {
         println!("advisories were NOT checked: their database cannot be reached from here");
         return Ok(());

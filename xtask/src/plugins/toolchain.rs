@@ -2,11 +2,7 @@
 
 use crate::process::{command, exists, output, run};
 use anyhow::{Context, Result, bail};
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::PathBuf, process::Command};
 
 pub(super) const TARGET: &str = "wasm32-unknown-unknown";
 /// A compiler and the source of its standard library, which have to be of the same release.
@@ -78,9 +74,11 @@ impl Toolchain {
         }
     }
 
-    /// Links C for wasm32.
-    pub(super) fn lld(&self) -> &Path {
-        &self.lld
+    /// Makes a component of objects.
+    pub(super) fn linker(&self) -> Command {
+        let mut linker = command(&self.linker);
+        linker.arg(format!("--wasm-ld-path={}", self.lld.display()));
+        linker
     }
 }
 
