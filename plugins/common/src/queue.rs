@@ -49,7 +49,8 @@ impl<K> Default for Queue<K> {
 const LEAST: u32 = 8;
 
 impl<K: Ord + Copy> Queue<K> {
-    /// `rank` gives a sequence its place, the least first and equal ones in order of arrival; none holds it back.
+    /// `rank` gives a sequence its place, the least first and of equal ones those that run, then in
+    /// order of arrival; none holds it back.
     /// Of two prompts in a row that `share`, the first takes at most half of what is left.
     pub fn plan(
         &mut self,
@@ -100,13 +101,16 @@ impl<K: Ord + Copy> Queue<K> {
 
     /// The first `seats` of those that wait join the others.
     fn seat(&mut self, seats: usize) {
-        if seats < self.waiting.len() {
-            // Indices make the choice between equal ranks that of arrival.
-            self.waiting.select_nth_unstable_by_key(seats, |entry| (entry.rank, entry.seq.index));
-            self.waiting.truncate(seats);
+        let Self { entries, waiting, .. } = self;
+        // Indices make the choice between equal ranks that of arrival.
+        if seats < waiting.len() {
+            waiting.select_nth_unstable_by_key(seats, |entry| (entry.rank, entry.seq.index));
+            waiting.truncate(seats);
+            waiting.sort_unstable_by_key(|entry| entry.seq.index);
         }
-        self.entries.append(&mut self.waiting);
-        self.entries.sort_unstable_by_key(|entry| (entry.rank, entry.seq.index));
+        entries.append(waiting);
+        // Ranks are few or nearly in order, which a stable sort is quick with.
+        entries.sort_by_key(|entry| entry.rank);
     }
 
     /// Divides what the decoding sequences leave of the budget among the prompts.
