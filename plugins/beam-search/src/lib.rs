@@ -8,7 +8,8 @@
 //! fields. A request needs seats for `width` branches. Its answer is the `width` best of the branches that were not pruned, by the score above: one that finished early may be beaten later.
 //!
 //! Cost: every row is inspected, for one top-k of `width` times one more than there are stop tokens. Beams are compared among
-//! the rows of one step, so all branches of a request should be in it. The request's penalties and biases do not apply. Running
+//! the rows of one step: while some of a request's are missing, because memory is short or a scheduler wants it so, those that are
+//! there keep to their number, and the result may differ from transformers'. The request's penalties and biases do not apply. Running
 //! beams are known from the view alone; the scores of finished ones are lost when the policy is restarted.
 #![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
 
@@ -57,25 +58,26 @@ impl Sampler for BeamSearch {
         rows: &[u32],
         choices: &mut Choices,
     ) -> Result<(), Error> {
-        let request = |row: u32| view.requests()[row as usize];
+        let group = |row: u32| (view.requests()[row as usize], view.generated()[row as usize]);
         let mut rows = rows.to_vec();
-        rows.sort_by_key(|&row| request(row)); // Stable: the rows of a request keep their order.
-        for rows in rows.chunk_by(|&a, &b| request(a) == request(b)) {
-            let Some(Ok(search)) = self.known.find(request(rows[0])) else { continue };
+        rows.sort_by_key(|&row| group(row)); // Stable: the rows of a request keep their order.
+        for rows in rows.chunk_by(|&a, &b| group(a) == group(b)) {
             let at = rows[0] as usize;
+            let Some(Ok(search)) = self.known.find(view.requests()[at]) else { continue };
             // Branches that a request begins with are all the same; one of them is enough.
             let rows = if view.generated()[at] == 0 { &rows[..1] } else { rows };
             let stops = view.stop_tokens(at);
             let mut beams = Vec::new();
             for &row in rows {
-                let (tokens, logprobs) = logits.top_k(row, search.candidates(stops.len()).min(logits.vocab()))?;
+                let most = search.candidates(stops.len()).min(logits.vocab());
+                let (tokens, logprobs) = logits.top_k(row, most)?;
                 let score = view.scores()[row as usize];
                 let beam = |(token, logprob)| Beam { row, token, score: score + logprob };
                 beams.extend(tokens.into_iter().zip(logprobs).map(beam));
             }
             let length = view.generated()[at] + 1;
             let longest = length - 1 + view.remaining()[at];
-            let accepted = search.step(beams, length, longest, &stops);
+            let accepted = search.step(beams, rows.len(), length, longest, &stops);
             choices.accept.extend(accepted.iter().map(|beam| (beam.row, beam.token)));
         }
         Ok(())

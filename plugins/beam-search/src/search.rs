@@ -17,11 +17,13 @@ pub(crate) struct Search {
     settings: Settings,
     /// Scores of the best finished texts, best first, `width` at most.
     finished: Vec<f32>,
+    /// Beams that go on.
+    running: usize,
 }
 
 impl Search {
     pub(crate) fn new(settings: Settings) -> Self {
-        Self { settings, finished: Vec::new() }
+        Self { settings, finished: Vec::new(), running: 0 }
     }
 
     /// Candidates to look at of each row, so that `width` beams go on even if others end.
@@ -29,19 +31,29 @@ impl Search {
         self.settings.width * (stops as u32 + 1).max(2)
     }
 
-    /// The texts to keep of a step's candidates, whose length is `length`; no text gets longer than `longest`. Nothing goes on
-    /// once the search is over.
-    pub(crate) fn step(&mut self, mut beams: Vec<Beam>, length: u32, longest: u32, stops: &[u32]) -> Vec<Beam> {
+    /// The texts to keep of the candidates that `rows` beams have in a step, whose length is `length`; no text gets longer than
+    /// `longest`. Nothing goes on once the search is over.
+    pub(crate) fn step(
+        &mut self,
+        mut beams: Vec<Beam>,
+        rows: usize,
+        length: u32,
+        longest: u32,
+        stops: &[u32],
+    ) -> Vec<Beam> {
         let width = self.settings.width as usize;
+        // Beams without a row in this step keep their places.
+        let room = if rows < self.running { rows } else { width };
         beams.sort_by(|a, b| b.score.total_cmp(&a.score));
         let ends = |beam: &&Beam| length == longest || stops.contains(&beam.token);
         // Beyond the best `width`, candidates only stand in for those that end.
         let ending: Vec<Beam> = beams.iter().take(width).filter(ends).copied().collect();
-        let mut accepted: Vec<Beam> = beams.iter().filter(|beam| !ends(beam)).take(width).copied().collect();
+        let mut accepted: Vec<Beam> = beams.iter().filter(|beam| !ends(beam)).take(room).copied().collect();
         let ended = self.finish(ending, length);
         if self.over(accepted.first(), length, longest) {
             accepted.clear();
         }
+        self.running = self.running.saturating_sub(rows) + accepted.len();
         accepted.extend(ended);
         accepted
     }

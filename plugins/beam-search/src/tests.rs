@@ -89,6 +89,21 @@ fn requests_are_searched_apart() {
     }
 }
 
+/// Of three beams one has no row for a step, and comes back.
+#[test]
+fn beams_without_a_row_keep_their_places() {
+    let mut search = Search::new(Settings { width: 3, ..Settings::default() });
+    let step = |search: &mut Search, rows: std::ops::Range<u32>, length| {
+        let beam = |at: u32| Beam { row: at / 3 + rows.start, token: at % 3, score: -((at + length) as f32) };
+        let beams = (0..rows.len() as u32 * 3).map(beam).collect();
+        search.step(beams, rows.len(), length, 20, &[]).len()
+    };
+    assert_eq!(step(&mut search, 0..1, 1), 3);
+    assert_eq!(step(&mut search, 0..2, 2), 2);
+    assert_eq!(step(&mut search, 2..3, 2), 1);
+    assert_eq!(step(&mut search, 0..3, 3), 3);
+}
+
 #[test]
 fn nothing_is_kept_of_what_has_ended() {
     let mut policy = BeamSearch::default();

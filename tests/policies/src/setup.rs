@@ -8,7 +8,7 @@ use crate::answer::{Answer, Recorder};
 use crate::policy::{host, policy};
 
 /// An engine to run requests on.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub struct Setup {
     /// A directory of `tests/fixtures/models`.
     pub model: &'static str,
