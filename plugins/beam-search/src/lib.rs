@@ -1,16 +1,19 @@
 //! Beam search: keeps the `width` most likely texts so far, and extends all of them.
 //!
-//! Source: `generate(num_beams=…, do_sample=False)` of transformers 5, and equal to it: a text's score is the sum of its
-//! log-probabilities, and that of a finished text is divided by its length (the end token counts) to the power of
-//! `length_penalty`. When the search ends is said in [`Stopping`].
+//! Source: `generate(num_beams=…, do_sample=False)` of transformers 5, and equal to it: a text's score is
+//! the sum of its log-probabilities, and that of a finished text is divided by its length (the end token
+//! counts) to the power of `length_penalty`. When the search ends is said in [`Stopping`].
 //!
-//! Arguments: `width` (4), `length_penalty` (1), and `early_stopping`, true, false or "never" (false); the configuration has the same
-//! fields. A request needs seats for `width` branches. Its answer is the `width` best of the branches that were not pruned, by the score above: one that finished early may be beaten later.
+//! Arguments: `width` (4), `length_penalty` (1), and `early_stopping`, true, false or "never" (false); the
+//! configuration has the same fields. A request must be allowed `width` branches (`policy.branches`). Its
+//! answer is the `width` best of the branches that were not pruned, by the score above: one that finished
+//! early may be beaten later.
 //!
-//! Cost: every row is inspected, for one top-k of `width` times one more than there are stop tokens. Beams are compared among
-//! the rows of one step: while some of a request's are missing, because memory is short or a scheduler wants it so, those that are
-//! there keep to their number, and the result may differ from transformers'. The request's penalties and biases do not apply. Running
-//! beams are known from the view alone; the scores of finished ones are lost when the policy is restarted.
+//! Cost: every row is inspected, for one top-k of `width` times one more than there are stop tokens. Beams
+//! are compared among the rows of one step: while some of a request's are missing, because memory is short
+//! or a scheduler wants it so, those that are there keep to their number, and the result may differ from
+//! transformers'. The request's penalties and biases do not apply. Running beams are known from the view
+//! alone; the scores of finished ones are lost when the policy is restarted.
 #![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
 
 mod search;
@@ -19,9 +22,9 @@ mod settings;
 mod tests;
 
 use search::{Beam, Search};
-pub use settings::Stopping;
 use settings::Settings;
-use tokenmill_plugin_common::{Args, Requests};
+pub use settings::Stopping;
+use tokenmill_plugin_common::{Args, Requests, config};
 use tokenmill_policy::sample::{Choices, Knobs, Logits, Sampler, View};
 use tokenmill_policy::{Error, Host};
 
@@ -35,7 +38,8 @@ pub struct BeamSearch {
 
 impl Sampler for BeamSearch {
     fn configure(&mut self, text: &str, _: Host) -> Result<(), Error> {
-        self.defaults = Settings::parse(text).map_err(Error::BadConfig)?;
+        let defaults: Settings = config(text)?;
+        self.defaults = defaults.check().map_err(Error::BadConfig)?;
         Ok(())
     }
 

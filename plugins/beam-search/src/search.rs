@@ -31,8 +31,8 @@ impl Search {
         self.settings.width * (stops as u32 + 1).max(2)
     }
 
-    /// The texts to keep of the candidates that `rows` beams have in a step, whose length is `length`; no text gets longer than
-    /// `longest`. Nothing goes on once the search is over.
+    /// The texts to keep of the candidates that `rows` beams have in a step, whose length is `length`; no
+    /// text gets longer than `longest`. Nothing goes on once the search is over.
     pub(crate) fn step(
         &mut self,
         mut beams: Vec<Beam>,

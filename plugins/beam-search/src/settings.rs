@@ -20,9 +20,10 @@ impl Default for Settings {
 
 /// When a search ends. Whatever it is, it also ends where the text must.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(try_from = "serde_json::Value")]
+#[serde(try_from = "Spelled")]
 pub enum Stopping {
-    /// `false`: when `width` texts have finished and the best beam, were it to finish now, is no better than the worst of them.
+    /// `false`: when `width` texts have finished and the best beam, were it to finish now, is no better
+    /// than the worst of them.
     Likely,
     /// `true`: as soon as `width` texts have finished.
     Full,
@@ -43,22 +44,29 @@ impl FromStr for Stopping {
     }
 }
 
-impl TryFrom<serde_json::Value> for Stopping {
+/// As in a configuration.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum Spelled {
+    Flag(bool),
+    Text(String),
+}
+
+impl TryFrom<Spelled> for Stopping {
     type Error = &'static str;
 
-    fn try_from(value: serde_json::Value) -> Result<Self, &'static str> {
-        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        text.parse().map_err(|()| "early_stopping must be true, false or \"never\"")
+    fn try_from(spelled: Spelled) -> Result<Self, &'static str> {
+        match spelled {
+            Spelled::Flag(true) => Ok(Self::Full),
+            Spelled::Flag(false) => Ok(Self::Likely),
+            Spelled::Text(text) => {
+                text.parse().map_err(|()| "early_stopping must be true, false or \"never\"")
+            }
+        }
     }
 }
 
 impl Settings {
-    /// The operator's. Read here, as `early_stopping` has values of two types.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let text = if text.trim().is_empty() { "{}" } else { text };
-        serde_json::from_str(text).map_err(|error| error.to_string()).and_then(Self::check)
-    }
-
     pub(crate) fn of(self, args: Args) -> Result<Self, String> {
         let asked = Self {
             width: args.get("width")?.unwrap_or(self.width),

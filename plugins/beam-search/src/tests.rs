@@ -118,7 +118,8 @@ fn bad_arguments_are_refused_by_name() {
     let bad = [("width", "0"), ("width", "65"), ("length_penalty", "inf"), ("early_stopping", "maybe")];
     for (key, value) in bad {
         let asked = Asked::default().with(&[(key, value)]);
-        let outcome = run(&mut BeamSearch::default(), &model, &[Asked { prompt: vec![3], ..asked }]).remove(0);
+        let outcome =
+            run(&mut BeamSearch::default(), &model, &[Asked { prompt: vec![3], ..asked }]).remove(0);
         assert!(outcome.refused.unwrap().starts_with(&format!("policy.args.{key} ")), "{key} {value}");
     }
     let configured = |text: &str| BeamSearch::default().configure(text, Arc::new(Silent::default()));

@@ -1,16 +1,19 @@
-//! Best of n while it runs: begins `best_of` texts, and gives up the worst of them again and again, so that most of the work
-//! goes into the best.
+//! Best of n while it runs: begins `best_of` texts, and gives up the worst of them again and again, so that
+//! most of the work goes into the best.
 //!
-//! Source: speculative rejection, Sun et al. 2024 (arXiv 2410.20290): a text that scores badly half way rarely wins. Theirs is a
-//! reward model; here a text's score is its mean log-probability, as in OpenAI's `best_of`.
+//! Source: speculative rejection, Sun et al. 2024 (arXiv 2410.20290): a text that scores badly half way
+//! rarely wins. Theirs is a reward model; here a text's score is its mean log-probability, as in OpenAI's
+//! `best_of`.
 //!
-//! Arguments: `best_of`, texts to begin (4); `keep`, texts that are never given up (1); `every`, after how many
-//! tokens for the first time, then after twice as many, and so on (16); `reject`, the part that goes each time (0.5); the configuration has the
-//! same fields. A request needs seats for `best_of` branches. It begins them itself unless it has them (as `n`). The first
-//! tokens of those that are forked are then drawn at `temperature` (1) of the 64 most likely, all others by the device with the request's own
-//! parameters.
+//! Arguments: `best_of`, texts to begin (4); `keep`, texts that are never given up (1); `every`, after how
+//! many tokens for the first time, then after twice as many, and so on (16); `reject`, the part that goes
+//! each time (0.5); the configuration has the same fields. A request must be allowed `best_of` branches
+//! (`policy.branches`). It begins them itself unless it has them (as `n`). The first tokens of those that
+//! are forked are then drawn at `temperature` (1) of the 64 most likely, all others by the device with the
+//! request's own parameters.
 //!
-//! Cost: rows are inspected at the first token and where texts are given up, and then for no logits. The answer is the best of the branches that were not pruned.
+//! Cost: rows are inspected at the first token and where texts are given up, and then for no logits. The
+//! answer is the best of the branches that were not pruned.
 #![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
 
 mod race;
@@ -73,9 +76,15 @@ impl Sampler for BestOfN {
         Ok(())
     }
 
-    /// Rows that begin a request's texts are forked; the others are of branches that are given up, which end by not being
-    /// listed.
-    fn pick(&mut self, view: &dyn View, logits: &mut dyn Logits, _: &[u32], choices: &mut Choices) -> Result<(), Error> {
+    /// Rows that begin a request's texts are forked; the others are of branches that are given up, which
+    /// end by not being listed.
+    fn pick(
+        &mut self,
+        view: &dyn View,
+        logits: &mut dyn Logits,
+        _: &[u32],
+        choices: &mut Choices,
+    ) -> Result<(), Error> {
         for (row, missing) in std::mem::take(&mut self.beginning) {
             let at = row as usize;
             let Some(Ok(race)) = self.known.find(view.requests()[at]) else { continue };

@@ -1,9 +1,9 @@
-//! A budget of tokens for a request, and tokens that it must not say. Made to be declared enforcing: when it fails, so does
-//! the request, instead of going on without it.
+//! A budget of tokens for a request, and tokens that it must not say. Made to be declared enforcing: when
+//! it fails, so does the request, instead of going on without it.
 //!
-//! Arguments: `max_output`, how many tokens all branches of the request may have together, and `forbid`, a list of
-//! token ids. The configuration has the same fields, and is the operator's limit: a request can ask for fewer tokens and forbid
-//! more, and not the other way round. Without either nothing is limited.
+//! Arguments: `max_output`, how many tokens all branches of the request may have together, and `forbid`, a
+//! list of token ids. The configuration has the same fields, and is the operator's limit: a request can ask
+//! for fewer tokens and forbid more, and not the other way round. Without either nothing is limited.
 //!
 //! Cost: `plan` alone: forbidden tokens are one mask per request, made once and used by handle. Only a
 //! branch that has used up the budget is inspected, once, to end it; its text stays.
@@ -54,7 +54,13 @@ impl Sampler for Budget {
     }
 
     /// Only rows without a budget come here.
-    fn pick(&mut self, _: &dyn View, _: &mut dyn Logits, rows: &[u32], choices: &mut Choices) -> Result<(), Error> {
+    fn pick(
+        &mut self,
+        _: &dyn View,
+        _: &mut dyn Logits,
+        rows: &[u32],
+        choices: &mut Choices,
+    ) -> Result<(), Error> {
         choices.finish.extend_from_slice(rows);
         Ok(())
     }

@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 
 use crate::Sequences;
 
-/// What a sampler knows of requests, by id: kept until the last of a request's sequences that were seen has ended.
+/// What a sampler knows of requests, by id: kept until the last of a request's sequences that were seen has
+/// ended.
 pub struct Requests<T> {
     known: BTreeMap<u64, Known<T>>,
     /// The request of each sequence.

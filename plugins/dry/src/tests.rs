@@ -65,7 +65,8 @@ fn probabilities_are_those_of_llama_cpp() {
             weights[token as usize] *= (-penalty).exp();
         }
         let sum: f32 = weights.iter().sum();
-        let close = weights.iter().zip(expected).all(|(weight, expected)| (weight / sum - expected).abs() < 1e-5);
+        let close =
+            weights.iter().zip(expected).all(|(weight, expected)| (weight / sum - expected).abs() < 1e-5);
         assert!(close, "{weights:?} {expected:?}");
     }
 }
@@ -158,7 +159,8 @@ fn bad_arguments_are_refused_by_name() {
         ("sequence_breakers", "[7]"),
     ];
     for (key, value) in bad {
-        let outcome = run(&mut policy(""), &|_| vec![0.0], &[Asked::default().with(&[(key, value)])]).remove(0);
+        let outcome =
+            run(&mut policy(""), &|_| vec![0.0], &[Asked::default().with(&[(key, value)])]).remove(0);
         assert!(outcome.refused.unwrap().starts_with(&format!("policy.args.{key} ")), "{key} {value}");
     }
     for config in [r#"{"base": 0}"#, r#"{"sequence_breakers": "x"}"#, r#"{"length": 2}"#] {

@@ -1,14 +1,16 @@
 //! Mirostat 2.0: keeps the surprise of the text near a target by moving the cut below which a token is too
 //! unlikely.
 //!
-//! Source: Basu et al. 2020 (arXiv 2007.14966), algorithm 2, as in llama.cpp's `llama_sampler_init_mirostat_v2`: the
-//! surprise of a token is that among the tokens that were kept. Temperature 1; `tau` takes its place.
+//! Source: Basu et al. 2020 (arXiv 2007.14966), algorithm 2, as in llama.cpp's
+//! `llama_sampler_init_mirostat_v2`: the surprise of a token is that among the tokens that were kept.
+//! Temperature 1; `tau` takes its place.
 //!
 //! Arguments: `tau`, the target in bits per token (5), and `eta`, how fast the cut follows (0.1); the
 //! configuration has the same fields.
 //!
-//! Cost: every row is inspected, for one top-k of 64, or more while the cut lies beyond. The request's penalties and biases do
-//! not apply. The cut cannot be known from the text: after a trap, and in a fork, it begins anew.
+//! Cost: every row is inspected, for one top-k of 64, or more while the cut lies beyond. The request's
+//! penalties and biases do not apply. The cut cannot be known from the text: after a trap, and in a fork,
+//! it begins anew.
 #![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
 
 #[cfg(test)]

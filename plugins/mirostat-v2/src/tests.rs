@@ -28,7 +28,11 @@ fn tokens_and_cuts_are_those_of_the_definition() {
             let mut row = Row(vec![vectors[nth % vectors.len()].clone()]);
             let token = cut.pick(&mut row, 0, u.as_f64().unwrap()).unwrap();
             assert_eq!(u64::from(token), step[0].as_u64().unwrap(), "tau {tau} eta {eta} step {nth}");
-            assert!((f64::from(cut.most) - step[1].as_f64().unwrap()).abs() < 1e-3, "step {nth}: {}", cut.most);
+            assert!(
+                (f64::from(cut.most) - step[1].as_f64().unwrap()).abs() < 1e-3,
+                "step {nth}: {}",
+                cut.most
+            );
         }
     }
 }

@@ -49,9 +49,12 @@ pub(crate) fn sample(row: u32, logits: &[f32], turned: Turned, knobs: &Knobs, se
     }
     if let Some((_, mask)) = knobs.allow.iter().find(|allow| allow.0 == row) {
         let allowed = |token: usize| mask[token / 32] >> (token % 32) & 1 == 1;
-        (0..logits.len()).filter(|&token| !allowed(token)).for_each(|token| logits[token] = f32::NEG_INFINITY);
+        (0..logits.len())
+            .filter(|&token| !allowed(token))
+            .for_each(|token| logits[token] = f32::NEG_INFINITY);
     }
-    let of = |all: &[(u32, f32)], otherwise| all.iter().find(|one| one.0 == row).map_or(otherwise, |one| one.1);
+    let of =
+        |all: &[(u32, f32)], otherwise| all.iter().find(|one| one.0 == row).map_or(otherwise, |one| one.1);
     let temperature = of(&knobs.temperature, turned.temperature);
     if temperature == 0.0 {
         return sorted(&logits)[0].0;

@@ -78,7 +78,11 @@ impl Sampler for Nothing {
 }
 
 /// Runs `requests` to their ends and returns what became of each.
-pub fn run(sampler: &mut dyn Sampler, model: &dyn Fn(&[u32]) -> Vec<f32>, requests: &[Asked]) -> Vec<Outcome> {
+pub fn run(
+    sampler: &mut dyn Sampler,
+    model: &dyn Fn(&[u32]) -> Vec<f32>,
+    requests: &[Asked],
+) -> Vec<Outcome> {
     let mut simulation = Simulation {
         requests,
         outcomes: vec![Outcome::default(); requests.len()],

@@ -1,14 +1,14 @@
-//! Locally typical sampling: keeps the tokens whose surprise is nearest to what the row's entropy lets one expect, as
-//! many as make up the mass `typical_p`.
+//! Locally typical sampling: keeps the tokens whose surprise is nearest to what the row's entropy lets one
+//! expect, as many as make up the mass `typical_p`.
 //!
-//! Source: Meister et al. 2022 (arXiv 2202.00666), as in transformers' `TypicalLogitsWarper`: a token as near as the last
-//! one kept is kept too.
+//! Source: Meister et al. 2022 (arXiv 2202.00666), as in transformers' `TypicalLogitsWarper`: a token as
+//! near as the last one kept is kept too.
 //!
-//! Arguments: `typical_p` in (0, 1] (0.9), and `temperature` above 0 (1), which applies to what was kept, as in
-//! llama.cpp's order; the configuration has the same fields.
+//! Arguments: `typical_p` in (0, 1] (0.9), and `temperature` above 0 (1), which applies to what was kept,
+//! as in llama.cpp's order; the configuration has the same fields.
 //!
-//! Cost: every row is inspected, for its entropy (which the host computes from the whole row) and one top-k of 64, or
-//! more where the distribution is flat. The request's penalties and biases do not apply.
+//! Cost: every row is inspected, for its entropy (which the host computes from the whole row) and one top-k
+//! of 64, or more where the distribution is flat. The request's penalties and biases do not apply.
 #![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
 
 #[cfg(test)]

@@ -83,7 +83,8 @@ fn draws_stay_inside_and_the_temperature_orders_them() {
 #[test]
 fn bad_arguments_are_refused_by_name() {
     let mut policy = Typical::default();
-    for (key, value) in [("typical_p", "0"), ("typical_p", "1.5"), ("temperature", "0"), ("temperature", "x")] {
+    for (key, value) in [("typical_p", "0"), ("typical_p", "1.5"), ("temperature", "0"), ("temperature", "x")]
+    {
         let model = |_: &[u32]| vec![0.0, 1.0];
         let outcome = run(&mut policy, &model, &[Asked::default().with(&[(key, value)])]).remove(0);
         assert!(outcome.refused.unwrap().starts_with(&format!("policy.args.{key} ")), "{key} {value}");

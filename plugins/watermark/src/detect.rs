@@ -17,8 +17,9 @@ pub struct Evidence {
     pub p: f64,
 }
 
-/// Counts green tokens with the key and gamma that the text was made with, and compares them with chance: the z of equation 3 of
-/// the paper, and the tail of the normal distribution above it. A pair that repeats says nothing new. None: no pair at all.
+/// Counts green tokens with the key and gamma that the text was made with, and compares them with chance:
+/// the z of equation 3 of the paper, and the tail of the normal distribution above it. A pair that repeats
+/// says nothing new. None: no pair at all.
 pub fn detect(tokens: &[u32], key: u64, gamma: f32) -> Option<Evidence> {
     let pairs: BTreeSet<(u32, u32)> = tokens.windows(2).map(|pair| (pair[0], pair[1])).collect();
     let green = pairs.iter().filter(|pair| green(key, gamma, pair.0, pair.1)).count();

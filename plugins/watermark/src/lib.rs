@@ -1,14 +1,17 @@
 //! A watermark: text that a reader cannot tell from other text, and that anyone with the key can.
 //!
-//! Source: Kirchenbauer et al. 2023 (arXiv 2301.10226), algorithm 2: the token before seeds a green list of the part `gamma` of
-//! the vocabulary, and the logits of green tokens rise by `delta`. The list is that of a keyed hash of both tokens, so whether one
-//! token is green costs a hash and not a permutation of the vocabulary. [`detect`] is the other end.
+//! Source: Kirchenbauer et al. 2023 (arXiv 2301.10226), algorithm 2: the token before seeds a green list of
+//! the part `gamma` of the vocabulary, and the logits of green tokens rise by `delta`. The list is that of
+//! a keyed hash of both tokens, so whether one token is green costs a hash and not a permutation of the
+//! vocabulary. [`detect`] is the other end.
 //!
-//! Configuration, the operator's alone: `key` (0; keep it secret), `gamma` (0.25), `delta` (2). Arguments of a
-//! request: `temperature` (1; 0 takes the most likely) and `top_k`, how many candidates there are (64).
+//! Configuration, the operator's alone: `key` (0; below 2^53; keep it secret), `gamma` (0.25), `delta` (2).
+//! Arguments of a request: `temperature` (1; 0 takes the most likely) and `top_k`, how many candidates
+//! there are (64).
 //!
-//! Cost: every row is inspected, for one top-k; the request's penalties and biases do not apply. Biases from `plan` would need
-//! no inspection, but at a vocabulary of 49,152 they are 12,288 a row, 6 MB for 64 rows.
+//! Cost: every row is inspected, for one top-k; the request's penalties and biases do not apply. Biases
+//! from `plan` would need no inspection, but at a vocabulary of 49,152 they are 12,288 a row, 6 MB for 64
+//! rows.
 #![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
 
 mod detect;

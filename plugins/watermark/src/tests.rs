@@ -12,7 +12,9 @@ const VOCAB: u32 = 600;
 /// Logits of a moderate entropy, another order after each token.
 fn model(tokens: &[u32]) -> Vec<f32> {
     let last = tokens[tokens.len() - 1];
-    (0..VOCAB).map(|token| -1.3 * (1.0 + (mix(u64::from(last), u64::from(token)) % 600) as f32).ln()).collect()
+    (0..VOCAB)
+        .map(|token| -1.3 * (1.0 + (mix(u64::from(last), u64::from(token)) % 600) as f32).ln())
+        .collect()
 }
 
 fn configured(config: &str) -> Watermark {
@@ -97,7 +99,8 @@ fn what_is_wrong_is_named() {
         let outcome = run(&mut configured(""), &model, &[asked]).remove(0);
         assert!(outcome.refused.unwrap().starts_with(&format!("policy.args.{key} ")), "{key} {value}");
     }
-    for config in [r#"{"gamma": 0}"#, r#"{"gamma": 1}"#, r#"{"delta": -1}"#, r#"{"key": "x"}"#, r#"{"k": 1}"#] {
+    for config in [r#"{"gamma": 0}"#, r#"{"gamma": 1}"#, r#"{"delta": -1}"#, r#"{"key": "x"}"#, r#"{"k": 1}"#]
+    {
         assert!(Watermark::default().configure(config, Arc::new(Silent::default())).is_err(), "{config}");
     }
 }

@@ -1,11 +1,11 @@
-//! XTC, exclude top choices: now and then, of the tokens that reach a threshold all but the least likely are left
-//! out, so that text leaves the beaten track without becoming incoherent.
+//! XTC, exclude top choices: now and then, of the tokens that reach a threshold all but the least likely
+//! are left out, so that text leaves the beaten track without becoming incoherent.
 //!
-//! Source: P. E. Weidmann 2024 (text-generation-webui pull request 6335), as in llama.cpp's `llama_sampler_init_xtc`.
-//! The order is that of llama.cpp's chain: top-k, XTC, temperature.
+//! Source: P. E. Weidmann 2024 (text-generation-webui pull request 6335), as in llama.cpp's
+//! `llama_sampler_init_xtc`. The order is that of llama.cpp's chain: top-k, XTC, temperature.
 //!
-//! Arguments: `probability` of a step to exclude (0.5), `threshold` (0.1; above 0.5 never excludes), `top_k` (40), and
-//! `temperature` above 0 (1); the configuration has the same fields.
+//! Arguments: `probability` of a step to exclude (0.5), `threshold` (0.1; above 0.5 never excludes),
+//! `top_k` (40), and `temperature` above 0 (1); the configuration has the same fields.
 //!
 //! Cost: `plan` throws the coin. A row that excludes nothing is sampled by the device; the others are
 //! inspected, for one top-k, and there the request's penalties and biases do not apply.

@@ -63,7 +63,8 @@ fn both_ways_cut_and_sharpen_alike() {
 #[test]
 fn bad_arguments_are_refused_by_name() {
     let mut policy = Xtc::default();
-    let bad = [("probability", "2"), ("threshold", "-1"), ("top_k", "0"), ("top_k", "1.5"), ("temperature", "0")];
+    let bad =
+        [("probability", "2"), ("threshold", "-1"), ("top_k", "0"), ("top_k", "1.5"), ("temperature", "0")];
     for (key, value) in bad {
         let outcome = run(&mut policy, &model, &[Asked::default().with(&[(key, value)])]).remove(0);
         assert!(outcome.refused.unwrap().starts_with(&format!("policy.args.{key} ")), "{key} {value}");
