@@ -8,9 +8,9 @@
 //! Arguments: `tau`, the target in bits per token (5), and `eta`, how fast the cut follows (0.1); the
 //! configuration has the same fields.
 //!
-//! Cost: every row is inspected, for one top-k of 64, or more while the cut lies beyond. The request's
-//! penalties and biases do not apply. The cut cannot be known from the text: after a trap, and in a fork,
-//! it begins anew.
+//! Cost: every row is inspected, for one top-k of 64, or up to 512 while the cut lies beyond: it moves away
+//! where the text is less surprising than `tau`. The request's penalties and biases do not apply. The cut
+//! cannot be known from the text: after a trap, and in a fork, it begins anew.
 #![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
 
 #[cfg(test)]

@@ -55,13 +55,13 @@ fn what_is_kept_is_what_llama_cpp_keeps() {
     assert_eq!(kept(&logits([0.4, 0.2, 0.2, 0.2]), 0.5).0, [1, 2, 3]);
 }
 
-/// A row of 5000 tokens, of which the first 64 candidates do not make up the mass.
+/// A row of 500 tokens, of which the first 64 candidates do not make up the mass.
 #[test]
 fn flat_rows_are_read_as_far_as_it_takes() {
-    let logits: Vec<f32> = (0..5000u32).map(|token| (token * 37 % 5000) as f32 * -1e-4).collect();
+    let logits: Vec<f32> = (0..500u32).map(|token| (token * 37 % 500) as f32 * -1e-3).collect();
     let (few, all) = (kept(&logits, 0.3).0, kept(&logits, 1.0).0);
-    assert!((1000..2500).contains(&few.len()), "{}", few.len());
-    assert_eq!(all.len(), 5000);
+    assert!((125..200).contains(&few.len()), "{}", few.len());
+    assert_eq!(all.len(), 500);
 }
 
 #[test]
