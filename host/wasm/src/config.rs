@@ -38,7 +38,9 @@ fn shape() -> Config {
     config.wasm_custom_page_sizes(false);
     config.wasm_tail_call(false);
     config.concurrency_support(false);
+    // Traps are told by their kind; where they happened is for a debugger.
     config.generate_address_map(false);
+    config.wasm_backtrace_max_frames(None);
     config
 }
 

@@ -11,9 +11,12 @@ use crate::contract::types;
 use crate::contract::{sampler, scheduler};
 use crate::error::{Failure, Reason};
 use crate::health::Record;
-use crate::runtime::{Runtime, TICK};
+use crate::runtime::Runtime;
 use crate::state::State;
 use crate::{Error, Limits};
+
+/// Handles of a call: its view, its logits and its answer.
+const LENT: usize = 8;
 
 /// Where the exports of a component are.
 pub(crate) enum Exports {
@@ -69,9 +72,10 @@ impl Recipe {
         let mut store = Store::new(self.runtime.engine(), state);
         store.limiter(|state| &mut state.bounds);
         store.set_hostcall_fuel(limits.hostcall_bytes);
-        store.set_max_component_handles(limits.handles);
-        store.epoch_deadline_callback(|store| {
-            Ok(if store.data().late() { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(1) })
+        // Masks run out first, with a reason; views and answers are lent to a call in a few more.
+        store.set_max_component_handles(limits.handles + LENT);
+        store.epoch_deadline_callback(|mut store| {
+            Ok(if store.data_mut().late() { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(1) })
         });
         store
     }
@@ -80,8 +84,8 @@ impl Recipe {
 /// Lets the next call last so long.
 fn arm(store: &mut Store<State>, limit: Duration, len: usize) {
     store.data_mut().begin(limit, len);
-    // The tick before the limit looks at the clock, and so does every one after it.
-    store.set_epoch_deadline((limit.as_millis() / TICK.as_millis()).max(1) as u64);
+    // Every tick looks at the clocks.
+    store.set_epoch_deadline(1);
 }
 
 pub(crate) struct Instance {
@@ -186,13 +190,14 @@ fn failure(error: &wasmtime::Error, store: &Store<State>) -> Failure {
     if let Some(failure) = error.downcast_ref::<Failure>() {
         return failure.clone();
     }
-    let detail = shorten(&format!("{error:#}"));
-    let reason = match error.downcast_ref::<Trap>() {
+    let trap = error.downcast_ref::<Trap>();
+    let detail = trap.map_or_else(|| error.root_cause().to_string(), Trap::to_string);
+    let reason = match trap {
         Some(Trap::Interrupt) => Reason::Deadline,
         _ if store.data().bounds.exceeded => Reason::Memory,
         _ => Reason::Trap,
     };
-    Failure::new(reason, detail)
+    Failure::new(reason, shorten(&detail))
 }
 
 /// The first 300 characters, on one line.

@@ -125,7 +125,8 @@ fn p05_no_answer_at_all_is_harmful() {
         &pair("top_k"),
         &pair("top_p"),
         &pair("min_p"),
-        "(call $bias (local.get $out) (i32.load (i32.const 96)) (i32.const 101) (i32.const 1) (i32.const 100) (i32.const 1))",
+        "(i32.store (i32.const 104) (i32.load8_u (i32.const 100)))
+        (call $bias (local.get $out) (i32.load (i32.const 96)) (i32.const 104) (i32.const 1) (i32.const 100) (i32.const 1))",
         "(call $allow (local.get $out) (i32.load (i32.const 96)) (call $mask (i32.const 100) (i32.const 1)))",
         "(call $inspect (local.get $out) (i32.const 96) (i32.const 1))",
         "(call $inspect (local.get $out) (i32.const 96) (i32.const 1))",

@@ -27,7 +27,7 @@ fn bench_counts_every_size() {
     let native = Native::Scheduler(Box::new(Fcfs::default()));
     let report = bench(&RUNTIME, &plan(pending).scheduler(), "", host(), Some(native)).unwrap();
     println!("{report}");
-    assert_eq!(report.steps.iter().map(|step| step.rows).collect::<Vec<_>>(), [1, 64, 256, 1024]);
+    assert!(report.steps.iter().map(|step| step.rows).collect::<Vec<_>>().starts_with(&[1, 64, 256, 1024]));
     assert!(report.steps.iter().all(|step| step.us_per_step > 0.0 && step.native_us_per_step > Some(0.0)));
     let many = |row: &str| {
         format!(
