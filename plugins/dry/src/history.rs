@@ -2,29 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use crate::settings::{Settings, Vocabulary};
+use crate::settings::{Breakers, Settings};
 
 /// Longer matches count as this long: the penalty is out of proportion long before.
 const LONGEST: usize = 50;
 
 pub(crate) struct History {
     settings: Settings,
-    last_tokens: Vec<u32>,
+    breakers: Breakers,
     tokens: Vec<u32>,
     /// Whether each of them breaks a sequence.
     breaks: Vec<bool>,
 }
 
 impl History {
-    pub(crate) fn new(settings: Settings, vocabulary: &Vocabulary) -> Self {
-        let last_tokens = vocabulary.last_tokens(&settings.sequence_breakers);
-        Self { settings, last_tokens, tokens: Vec::new(), breaks: Vec::new() }
-    }
-
-    /// Breakers by id, for tests.
-    #[cfg(test)]
-    pub(crate) fn set_last_tokens(&mut self, tokens: &[u32]) {
-        self.last_tokens = tokens.to_vec();
+    pub(crate) fn new(settings: Settings, breakers: Breakers) -> Self {
+        Self { settings, breakers, tokens: Vec::new(), breaks: Vec::new() }
     }
 
     pub(crate) fn clear(&mut self) {
@@ -32,13 +25,9 @@ impl History {
         self.breaks.clear();
     }
 
-    pub(crate) fn extend(&mut self, tokens: &[u32], vocabulary: &Vocabulary) {
+    pub(crate) fn extend(&mut self, tokens: &[u32]) {
         self.tokens.extend_from_slice(tokens);
-        let breakers = &self.settings.sequence_breakers;
-        let breaks = |token: &u32| {
-            self.last_tokens.contains(token) || breakers.iter().any(|text| vocabulary.contains(*token, text))
-        };
-        self.breaks.extend(tokens.iter().map(breaks));
+        self.breaks.extend(tokens.iter().map(|token| self.breakers.binary_search(token).is_ok()));
     }
 
     /// Tokens that would continue a repetition, and by how much their logits are to fall.

@@ -1,5 +1,7 @@
 //! What a request asks for, and which tokens break a sequence.
 
+use std::sync::Arc;
+
 use tokenmill_plugin_common::{Args, config};
 use tokenmill_policy::Host;
 use tokenmill_policy::sample::View;
@@ -65,31 +67,32 @@ impl Settings {
     }
 }
 
-/// The texts of all tokens.
-#[derive(Default)]
-pub(crate) struct Vocabulary {
-    host: Option<Host>,
-    starts: Vec<u32>,
-    bytes: Vec<u8>,
+/// Tokens that break a sequence, in order.
+pub(crate) type Breakers = Arc<[u32]>;
+
+/// Those whose text contains one of `texts`, and the last token of each.
+pub(crate) fn containing(texts: &[String], host: &Host) -> Breakers {
+    let (starts, bytes) = host.token_bytes(0, host.vocab());
+    let contains = |bounds: &[u32]| {
+        let token = bytes.get(bounds[0] as usize..bounds[1] as usize).unwrap_or_default();
+        texts.iter().any(|text| token.windows(text.len()).any(|window| window == text.as_bytes()))
+    };
+    let all = (0..).zip(starts.windows(2)).filter(|(_, bounds)| contains(bounds)).map(|(token, _)| token);
+    in_order(all.chain(last_tokens(texts, host)))
 }
 
-impl Vocabulary {
-    pub(crate) fn new(host: Host) -> Self {
-        let (starts, bytes) = host.token_bytes(0, host.vocab());
-        Self { host: Some(host), starts, bytes }
-    }
+/// The last token of each text, whose cost does not grow with the vocabulary.
+pub(crate) fn ending(texts: &[String], host: &Host) -> Breakers {
+    in_order(last_tokens(texts, host))
+}
 
-    /// The last token of each breaker. The letter before it keeps tokenizers from putting a space there.
-    pub(crate) fn last_tokens(&self, breakers: &[String]) -> Vec<u32> {
-        let Some(host) = &self.host else { return Vec::new() };
-        breakers.iter().filter_map(|breaker| host.tokenize(&format!("a{breaker}")).pop()).collect()
-    }
+/// The letter before a text keeps tokenizers from putting a space there.
+fn last_tokens(texts: &[String], host: &Host) -> impl Iterator<Item = u32> {
+    texts.iter().filter_map(|text| host.tokenize(&format!("a{text}")).pop())
+}
 
-    pub(crate) fn contains(&self, token: u32, text: &str) -> bool {
-        let at = token as usize;
-        let bounds = self.starts.get(at).zip(self.starts.get(at + 1));
-        let bytes = bounds.and_then(|(&from, &to)| self.bytes.get(from as usize..to as usize));
-        let text = text.as_bytes();
-        bytes.is_some_and(|bytes| bytes.windows(text.len()).any(|window| window == text))
-    }
+fn in_order(tokens: impl Iterator<Item = u32>) -> Breakers {
+    let mut tokens: Vec<u32> = tokens.collect();
+    tokens.sort_unstable();
+    tokens.into()
 }

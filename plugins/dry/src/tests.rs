@@ -8,10 +8,8 @@ use super::*;
 
 /// Penalties after a history, where breakers are token ids.
 fn penalties(settings: Settings, history: &[u32], breakers: &[u32]) -> Vec<(u32, f32)> {
-    let vocabulary = Vocabulary::default();
-    let mut all = History::new(settings, &vocabulary);
-    all.set_last_tokens(breakers);
-    all.extend(history, &vocabulary);
+    let mut all = History::new(settings, breakers.into());
+    all.extend(history);
     all.penalties().into_iter().collect()
 }
 
