@@ -18,7 +18,7 @@ const PREFIX: &str = "tokenmill-plugin-";
 
 #[derive(clap::Args)]
 pub(crate) struct Plugins {
-    /// The examples that npm is needed for, too.
+    /// The example in Python, too: 18 MB, and a minute at first.
     #[arg(long)]
     all: bool,
     /// Install what is missing, where that is root's `apt-get`.
@@ -28,7 +28,7 @@ pub(crate) struct Plugins {
 
 pub(crate) fn task(plugins: &Plugins) -> Result<()> {
     build(plugins.install)?;
-    if plugins.all { examples::in_js() } else { Ok(()) }
+    if plugins.all { examples::in_python() } else { Ok(()) }
 }
 
 /// Builds what has changed: the policies in Rust and the example in C.

@@ -2,13 +2,13 @@
 
 use super::{cargo, publish, toolchain::Toolchain};
 use crate::process::{command, exists, output, root, run};
-use anyhow::{Context, Result};
-use std::{fs, path::Path};
+use anyhow::Result;
+use std::path::Path;
 
 const WASI_SYSROOT: &str = "/usr/lib/wasm32-wasi";
 const COMPILERS: [&str; 2] = ["clang", "clang-19"];
 const DEBIAN: [&str; 2] = ["clang-19", "wasi-libc"];
-const COMPONENTIZE_QJS: &str = "componentize-qjs@0.4.5";
+const COMPONENTIZE_PY: &str = "componentize-py==0.25.1";
 
 /// `sampler-in-c`, by clang and wasi-libc, linked like the policies in Rust. Says so where there are none.
 pub(super) fn in_c(toolchain: &Toolchain, install: bool) -> Result<()> {
@@ -59,23 +59,22 @@ fn clang() -> Result<Option<&'static str>> {
     Ok(None)
 }
 
-/// `sampler-in-js`, with the QuickJS interpreter around it.
-pub(super) fn in_js() -> Result<()> {
-    let folder = root().join("target/guests/js");
-    fs::create_dir_all(&folder)?;
-    let program = folder.join("node_modules/.bin/componentize-qjs");
-    if !program.exists() {
-        let install = ["install", "--no-audit", "--no-fund", "--prefix", ".", COMPONENTIZE_QJS];
-        run(command("npm").current_dir(&folder).args(install))
-            .context("npm comes with Node.js; on Debian: apt-get install npm")?;
+/// `sampler-in-python`, with CPython around it.
+pub(super) fn in_python() -> Result<()> {
+    let folder = root().join("target/guests/python");
+    let tools = folder.join("bin");
+    if !tools.join("componentize-py").exists() {
+        run(command("python3").args(["-m", "venv"]).arg(&folder))?;
+        let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", COMPONENTIZE_PY];
+        run(command(tools.join("python")).args(install))?;
     }
     let component = folder.join("epsilon.wasm");
-    run(command(program)
-        .arg("--js")
-        .arg(root().join("examples/sampler-in-js/epsilon.js"))
-        .arg("--wit")
+    run(command(tools.join("componentize-py"))
+        .current_dir(root().join("examples/sampler-in-python"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .arg("--wit-path")
         .arg(root().join("wit"))
-        .args(["--world", "sampling", "--sync", "--stub-wasi", "--opt-size", "--output"])
+        .args(["--world", "sampling", "componentize", "--stub-wasi", "epsilon", "--output"])
         .arg(&component))?;
-    publish(&component, "epsilon-js")
+    publish(&component, "epsilon-python")
 }
