@@ -7,8 +7,8 @@
 //! Arguments: `typical_p` in (0, 1] (0.9), and `temperature` above 0 (1), which applies to what was kept,
 //! as in llama.cpp's order; the configuration has the same fields.
 //!
-//! Cost: every row is inspected, for its entropy (which the host computes from the whole row) and one top-k
-//! of 64, or up to 512 where the distribution is flat; the policy's own part is 1.6 µs. The request's
+//! Cost: every row is inspected, for one top-k of 64, or up to 512 until they are all but 0.01 % of the mass;
+//! the entropy is theirs, as that of the whole row would take the host half a millisecond. The request's
 //! penalties and biases do not apply.
 #![cfg_attr(not(target_arch = "wasm32"), forbid(unsafe_code))]
 
@@ -19,6 +19,9 @@ use tokenmill_plugin_common::{Args, Sequences, config};
 use tokenmill_plugin_draw::{candidates, draw, uniform, weights};
 use tokenmill_policy::sample::{Choices, Knobs, Logits, Sampler, View};
 use tokenmill_policy::{Error, Host};
+
+/// Mass of the candidates that leaves out nothing of weight.
+const ENOUGH: f32 = 0.9999;
 
 /// See the crate's text.
 #[derive(Default)]
@@ -63,30 +66,24 @@ impl Settings {
 
 /// The typical tokens of a row and their log-probabilities, most likely first.
 fn typical(logits: &mut dyn Logits, row: u32, mass: f32) -> Result<(Vec<u32>, Vec<f32>), Error> {
-    let entropy = logits.entropy(row)?;
-    let far = |logprob: f32| (-logprob - entropy).abs();
-    // Whoever is not a candidate is at least as surprising as the last one.
-    let complete = |logprobs: &[f32]| {
-        let beyond = logprobs.last().map_or(0.0, |&least| -least - entropy);
-        reach(logprobs, entropy, mass).is_some_and(|reach| reach < beyond)
-    };
-    let (tokens, logprobs) = candidates(logits, row, complete)?;
-    let reach = reach(&logprobs, entropy, mass).unwrap_or(f32::INFINITY);
-    let kept = tokens.into_iter().zip(logprobs).filter(|(_, logprob)| far(*logprob) <= reach);
-    Ok(kept.unzip())
-}
-
-/// How far from the entropy the mass extends; none if these tokens do not make it up.
-fn reach(logprobs: &[f32], entropy: f32, mass: f32) -> Option<f32> {
-    let mut near: Vec<(f32, f32)> =
-        logprobs.iter().map(|&logprob| ((-logprob - entropy).abs(), logprob)).collect();
-    near.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let all = |logprobs: &[f32]| logprobs.iter().map(|logprob| libm::expf(*logprob)).sum::<f32>() > ENOUGH;
+    let (tokens, logprobs) = candidates(logits, row, all)?;
+    let weights = weights(&logprobs, 1.0);
+    let total: f64 = weights.iter().sum();
+    let surprise = |logprob: f32| f64::from(logprobs[0] - logprob) + libm::log(total);
+    let likely = weights.iter().zip(&logprobs).filter(|(weight, _)| **weight > 0.0);
+    let entropy: f64 = likely.map(|(weight, logprob)| weight / total * surprise(*logprob)).sum();
+    let far: Vec<f64> = logprobs.iter().map(|logprob| (surprise(*logprob) - entropy).abs()).collect();
+    let mut near: Vec<usize> = (0..far.len()).collect();
+    near.sort_by(|&a, &b| far[a].total_cmp(&far[b]));
     let mut sum = 0.0;
-    let last = near.into_iter().find(|&(_, logprob)| {
-        sum += libm::exp(f64::from(logprob));
+    let last = near.iter().find(|&&nth| {
+        sum += weights[nth] / total;
         sum >= f64::from(mass)
     });
-    last.map(|(far, _)| far)
+    let reach = last.map_or(f64::INFINITY, |&nth| far[nth]);
+    let kept = tokens.into_iter().zip(&logprobs).zip(&far).filter(|(_, far)| **far <= reach);
+    Ok(kept.map(|((token, logprob), _)| (token, *logprob)).unzip())
 }
 
 impl Sampler for Typical {
