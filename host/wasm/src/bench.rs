@@ -28,6 +28,7 @@ pub struct BenchReport {
     pub configure_us: f64,
     /// Private memory that an instance holds after `configure`.
     pub idle_instance_kib: Option<f64>,
+    /// By size, up to where the policy failed so often that it is not called any more.
     pub steps: Vec<Timing>,
 }
 
@@ -44,7 +45,8 @@ pub struct Timing {
     pub undecided: u32,
 }
 
-const SIZES: [u32; 4] = [1, 64, 256, 1024];
+const ROWS: &[u32] = &[1, 64, 256, 1024];
+const SEQUENCES: &[u32] = &[1, 64, 256, 1024, 4096];
 const WARM_UP: u32 = 20;
 /// For each size: as many steps as fit.
 const TIME: Duration = Duration::from_millis(300);
@@ -62,12 +64,20 @@ pub fn bench(
     plugin.self_test()?;
     let (instantiate_us, configure_us, idle_instance_kib) = instances(&plugin)?;
     let mut steps = Vec::new();
-    for rows in SIZES {
+    let sizes = match plugin.kind() {
+        Kind::Sampler => ROWS,
+        Kind::Scheduler => SEQUENCES,
+    };
+    for &rows in sizes {
         let mut policy = match plugin.kind() {
             Kind::Sampler => Native::Sampler(plugin.sampler()?),
             Kind::Scheduler => Native::Scheduler(plugin.scheduler()?),
         };
         let (us_per_step, undecided) = time(&mut policy, rows, plugin.vocab());
+        if plugin.health().quarantined {
+            // It is not called any more: there is nothing to measure.
+            break;
+        }
         let native_us_per_step = native.as_mut().map(|native| time(native, rows, plugin.vocab()).0);
         let us_per_row = us_per_step / f64::from(rows);
         steps.push(Timing { rows, us_per_step, us_per_row, native_us_per_step, undecided });

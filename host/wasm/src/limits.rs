@@ -5,6 +5,9 @@ use std::time::Duration;
 pub struct Limits {
     /// `plan` or `pick` of a sampler, without the time that the device takes.
     pub sampling: Duration,
+    /// More for `pick`, for each row that the policy asked to inspect: going through all logits of a row
+    /// takes a policy a few hundred microseconds.
+    pub inspected_row: Duration,
     /// `plan` of a scheduler.
     pub scheduling: Duration,
     /// Starting an instance and its `configure`. Never waited for by a step.
@@ -33,6 +36,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             sampling: Duration::from_millis(2),
+            inspected_row: Duration::from_micros(500),
             scheduling: Duration::from_millis(5),
             configure: Duration::from_secs(1),
             memory: 16 << 20,

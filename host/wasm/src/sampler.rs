@@ -179,7 +179,8 @@ impl Tenant {
         let mut instance = self.instance.take().ok_or_else(gone)?;
         let part = Part::of(&self.rows, alone);
         let shown = self.shown(view, alone);
-        let limit = plugin.limits().sampling;
+        let limits = plugin.limits();
+        let limit = limits.sampling + limits.inspected_row.saturating_mul(rows.len() as u32);
         let asked = lend::with_sample(&shown, || {
             lend::with_logits(&mut answer::PartLogits { logits, part }, || {
                 instance.pick(limit, self.rows.len(), rows)
