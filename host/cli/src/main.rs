@@ -78,7 +78,7 @@ fn main() -> ExitCode {
         Command::Bench(bench) => bench.run(),
         Command::TextWorker(worker) => worker.run(),
         Command::Policy(policy) => policy.run(),
-        Command::PolicyCompiler => tokenmill_wasm::compile_worker().map_err(Into::into),
+        Command::PolicyCompiler => return policy::compile(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -16,6 +16,7 @@ use std::{
     fs,
     io::Read as _,
     path::{Path, PathBuf},
+    process::ExitCode,
     sync::Arc,
 };
 use tokenmill_models::Dtype;
@@ -99,6 +100,17 @@ impl Subject {
             false => println!("{report}"),
         }
         Ok(())
+    }
+}
+
+/// The process apart: its last words are the reason, and nothing else.
+pub(crate) fn compile() -> ExitCode {
+    match tokenmill_wasm::compile_worker() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("{reason}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -71,7 +71,9 @@ impl New {
             "Cargo.toml" => self.manifest(text),
             _ if path.ends_with("Cargo.toml") => {
                 let text = text.split("[dev-dependencies]").next().unwrap_or(text);
-                text.replace("../../host/policy", "../policy")
+                let text = text.replace("../../host/policy", "../policy");
+                // Of another workspace than the rest.
+                text.replace("thiserror.workspace = true", "thiserror = \"2\"")
             }
             _ => text.to_owned(),
         }
