@@ -30,8 +30,7 @@ fn flags_name_configure_and_enforce() {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("config");
     fs::write(&config, "{\"b\": 2}").unwrap();
-    let from_file = format!("Fair=@{}", config.display());
-    let from_file = from_file.to_lowercase();
+    let from_file = format!("fair=@{}", config.display());
     let flags =
         ["--sampler", "dry=a/dry.wasm", "--scheduler", "b/Fair.wasm", "--policy-config", "dry={\"a\": 1}"];
     let more = ["--policy-config", &from_file, "--enforcing", "dry", "--default-sampler", "dry"];
