@@ -2,6 +2,7 @@
 
 mod cpu;
 mod llama;
+mod policy;
 mod report;
 mod stats;
 
@@ -19,6 +20,8 @@ pub(crate) enum Bench {
     Engine,
     /// SSE frames per second and added time to first token, over the null backend.
     Http,
+    /// Policies in WebAssembly: calls, instances, the whole engine, a runaway, masks of JSON schemas.
+    Policy(policy::Policy),
     /// Keeps one core busy until killed (the competitor of `bench cpu`).
     #[command(hide = true)]
     Spin,
@@ -39,6 +42,7 @@ pub(crate) fn run(which: Bench) -> Result<()> {
         Bench::Cpu(options) => cpu::run(&options),
         Bench::Engine => example("engine", "tokenmill-engine", "bench_engine"),
         Bench::Http => example("http", "tokenmill-http", "bench_http"),
+        Bench::Policy(options) => policy::measure(&options),
         Bench::Spin => loop {
             std::hint::spin_loop();
         },
