@@ -56,14 +56,18 @@ fn xtc_leaves_the_beaten_track() {
         answers.iter().map(|answer| greedy(answer.only())).sum::<usize>()
     };
     let (never, always) = (count("0"), count("1"));
-    assert!(always < never, "{always} of 360 tokens have more than half of the probability, without XTC {never}");
+    assert!(
+        always < never,
+        "{always} of 360 tokens have more than half of the probability, without XTC {never}"
+    );
 }
 
 /// Pairs of tokens that occurred before, in a text whose most likely tokens go in circles.
 #[test]
 fn dry_ends_repetition() {
     let repeated = |multiplier| {
-        let request = ask(&PROMPT, 200, &[("multiplier", multiplier), ("base", "3"), ("sequence_breakers", "[]")]);
+        let request =
+            ask(&PROMPT, 200, &[("multiplier", multiplier), ("base", "3"), ("sequence_breakers", "[]")]);
         let greedy = Params { temperature: 0.0, ..Params::default() };
         let answer = run("dry", "", &[Request { sampling: greedy, ..request }]).remove(0);
         let tokens = &answer.only().tokens;
