@@ -28,6 +28,7 @@ mod health;
 mod instance;
 mod lend;
 mod limits;
+mod meter;
 mod plugin;
 mod policies;
 mod runtime;

@@ -1,6 +1,6 @@
 //! What a store of wasmtime carries for one instance.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokenmill_policy::sample::Mask;
 use tokenmill_policy::{Host, sample, schedule};
@@ -9,6 +9,7 @@ use wasmtime::component::{Resource, ResourceTable};
 
 use crate::Limits;
 use crate::error::{Failure, Reason};
+use crate::meter::Meter;
 
 /// Entries of all lists of one answer. More than any policy has to say; masks carry what is longer.
 const MOST_ENTRIES: usize = 1 << 20;
@@ -32,7 +33,7 @@ pub(crate) struct State {
     /// The first thing wrong with the answer.
     pub(crate) wrong: Option<String>,
     pub(crate) configuring: bool,
-    deadline: Instant,
+    meter: Meter,
     entries: usize,
     lines: u32,
     looks: u32,
@@ -64,7 +65,7 @@ impl State {
             inspected: Vec::new(),
             wrong: None,
             configuring: true,
-            deadline: Instant::now(),
+            meter: Meter::start(Duration::ZERO),
             entries: 0,
             lines: 0,
             looks: 0,
@@ -73,7 +74,7 @@ impl State {
 
     /// Before a call that may last so long, about a view of so many sequences or rows.
     pub(crate) fn begin(&mut self, limit: Duration, len: usize) {
-        self.deadline = Instant::now() + limit;
+        self.meter = Meter::start(limit);
         self.len = len as u32;
         self.wrong = None;
         self.entries = 0;
@@ -93,12 +94,12 @@ impl State {
         self.looks = FREE_LOOKS.saturating_mul(rows.len() as u32);
     }
 
-    pub(crate) fn late(&self) -> bool {
-        Instant::now() >= self.deadline
+    pub(crate) fn late(&mut self) -> bool {
+        self.meter.late()
     }
 
     /// Before work of the host that is long compared with a call.
-    pub(crate) fn on_time(&self) -> Result<(), Failure> {
+    pub(crate) fn on_time(&mut self) -> Result<(), Failure> {
         if self.late() {
             Err(Failure::new(Reason::Deadline, "it was still calling the host"))
         } else {
@@ -111,10 +112,7 @@ impl State {
         self.on_time()?;
         let Some(looks) = self.looks.checked_sub(1) else { return Ok(work()) };
         self.looks = looks;
-        let began = Instant::now();
-        let result = work();
-        self.deadline += began.elapsed();
-        Ok(result)
+        Ok(self.meter.pause(work))
     }
 
     /// Notes that so many entries were added to the answer.
