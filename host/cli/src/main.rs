@@ -34,7 +34,7 @@ struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// Serve a model over the OpenAI HTTP API.
-    Serve(serve::Serve),
+    Serve(Box<serve::Serve>),
     /// Answer one prompt on the terminal.
     Run(run::Run),
     /// Get a model into the cache.
