@@ -2,10 +2,10 @@ use std::path::{Path, PathBuf};
 
 use tokenmill_backend::{Backend, Load};
 use tokenmill_engine::{Config, Engine, Params, Progress, Request, Samplers};
-use tokenmill_policy::{Fcfs, Named};
+use tokenmill_policy::{Fcfs, Host, Named, Sampler};
 
 use crate::answer::{Answer, Recorder};
-use crate::policy::{host, policy};
+use crate::policy::{beside, component, host, native};
 
 /// An engine to run requests on.
 #[derive(Clone, Copy, Debug)]
@@ -24,20 +24,38 @@ impl Default for Setup {
     }
 }
 
+/// Makes a policy of a name and a configuration.
+type Make = fn(&str, &str, Host) -> Box<dyn Sampler>;
+
 /// A directory of `tests/fixtures/models`.
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/models").join(name)
 }
 
 impl Setup {
-    /// Runs requests together under a policy; nothing falls back on a default, and every block comes back.
+    /// Runs requests together under a policy, compiled in and as a component, which must not differ.
     pub fn run(&self, name: &str, config: &str, requests: &[Request]) -> Vec<Answer> {
-        let mut engine = self.start(name, config);
+        let requests: Vec<Request> = requests
+            .iter()
+            .map(|request| Request { sampler: Some(name.to_owned()), ..request.clone() })
+            .collect();
+        let run = |make: Make| self.run_on(self.start(Some((name, config, make))), &requests);
+        let (native, component) = (run(native), run(component));
+        assert_eq!(native, component, "{name} compiled in, and as a component");
+        native
+    }
+
+    /// Runs requests together without a policy.
+    pub fn run_plain(&self, requests: &[Request]) -> Vec<Answer> {
+        self.run_on(self.start(None), requests)
+    }
+
+    /// Nothing falls back on a default, and every block comes back.
+    fn run_on(&self, mut engine: Engine, requests: &[Request]) -> Vec<Answer> {
         let handle = engine.handle();
         let answers: Vec<Recorder> = requests.iter().map(|_| Recorder::default()).collect();
         for (request, answer) in requests.iter().zip(&answers) {
-            let request = Request { sampler: Some(name.to_owned()), ..request.clone() };
-            handle.submit(request, Box::new(answer.clone())).unwrap();
+            handle.submit(request.clone(), Box::new(answer.clone())).unwrap();
         }
         let mut now = 0;
         while engine.step(|| now) == Progress::Worked {
@@ -50,7 +68,7 @@ impl Setup {
         answers.iter().map(|answer| answer.0.lock().unwrap().clone()).collect()
     }
 
-    fn start(&self, name: &str, config: &str) -> Engine {
+    fn start(&self, policy: Option<(&str, &str, Make)>) -> Engine {
         let dir = fixture(self.model);
         // Exact arithmetic, so that a tie cannot fall either way.
         let load = Load {
@@ -68,8 +86,10 @@ impl Setup {
         };
         let model = Backend::open(&library()).unwrap().load(&load).unwrap();
         let mut samplers = Samplers::default();
-        let sampler = policy(name, config, host(model.info().vocab, &dir));
-        samplers.add(Named { name: name.to_owned(), sampler, enforcing: self.enforcing });
+        if let Some((name, config, make)) = policy {
+            let sampler = make(name, config, host(model.info().vocab, &dir));
+            samplers.add(Named { name: name.to_owned(), sampler, enforcing: self.enforcing });
+        }
         Engine::new(model, Box::new(Fcfs::default()), samplers, self.engine).unwrap()
     }
 }
@@ -77,7 +97,7 @@ impl Setup {
 /// Cargo puts the library of a dev-dependency beside the test.
 fn library() -> PathBuf {
     let file = format!("{}tokenmill_cpu{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX);
-    std::env::current_exe().unwrap().with_file_name(file)
+    beside(&file)
 }
 
 /// A request for `max_tokens` without end tokens, sampled at temperature 1.

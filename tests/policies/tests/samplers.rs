@@ -25,6 +25,30 @@ fn surprise(branch: &Branch) -> f64 {
     -branch.score(1.0) / std::f64::consts::LN_2
 }
 
+/// The policy's knobs are the request's own parameters, token for token.
+#[test]
+fn standard_is_what_the_device_does_anyway() {
+    let settings: [(&[(&str, &str)], Params); 4] = [
+        (&[("temperature", "0")], Params { temperature: 0.0, ..Params::default() }),
+        (
+            &[("temperature", "0.7"), ("top_k", "5")],
+            Params { temperature: 0.7, top_k: 5, ..Params::default() },
+        ),
+        (&[("top_p", "0.6")], Params { top_p: 0.6, ..Params::default() }),
+        (
+            &[("min_p", "0.2"), ("temperature", "1.5")],
+            Params { min_p: 0.2, temperature: 1.5, ..Params::default() },
+        ),
+    ];
+    for (args, sampling) in settings {
+        let asked = seeded(4, &ask(&PROMPT, 60, args));
+        let plain = seeded(4, &Request { sampling, ..ask(&PROMPT, 60, &[]) });
+        let (by_policy, by_device) = (run("standard", "", &asked), Setup::default().run_plain(&plain));
+        assert_eq!(by_policy, by_device, "{args:?}");
+        assert!(by_policy.iter().all(|answer| answer.only().tokens.len() == 60));
+    }
+}
+
 #[test]
 fn mirostat_keeps_the_surprise() {
     for (tau, low, high) in [("2", 1.5, 3.0), ("4", 3.5, 5.0)] {
