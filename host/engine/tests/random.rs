@@ -54,6 +54,12 @@ fn same_as_alone(
     Ok(())
 }
 
+/// A request that a stop token can end.
+fn drawn(prompt: impl IntoIterator<Item = u32>, max_tokens: u32, seed: u64) -> Request {
+    let sampling = Params { seed, ..Params::default() };
+    Request { stop_tokens: vec![7], sampling, ..greedy(prompt, max_tokens) }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
@@ -79,14 +85,10 @@ proptest! {
         for (nth, action) in actions.into_iter().enumerate() {
             match action {
                 Action::Submit { shared, own, n, max_tokens, tenant, score, patience } => {
-                    let request = Request {
-                        n: n.min(handle.limits().max_branches),
-                        tenant,
-                        stop_tokens: vec![7],
-                        prompt_logprobs: score.then_some(1),
-                        sampling: Params { seed: nth as u64, ..Params::default() },
-                        ..greedy((0..shared).chain((0..=own).map(|at| at * 7 % 50)), max_tokens)
-                    };
+                    let prompt = (0..shared).chain((0..=own).map(|at| at * 7 % 50));
+                    let n = n.min(handle.limits().max_branches);
+                    let mut request = Request { n, tenant, ..drawn(prompt, max_tokens, nth as u64) };
+                    request.prompt_logprobs = score.then_some(1);
                     let log = Log::default();
                     let output = log.output_for(patience.unwrap_or(usize::MAX));
                     let id = handle.submit(request.clone(), output).unwrap();
