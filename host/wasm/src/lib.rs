@@ -6,9 +6,9 @@
 //! answers. A call that fails leaves the host's default for the step; five failures in a row put the policy
 //! in quarantine, and [`Policies`] brings its last good version back.
 //!
-//! Decisions are reproducible: there is no clock and no randomness, NaNs are canonical and relaxed SIMD is
-//! deterministic, so the same inputs give the same answer on every machine. Only where a call is *cut off*
-//! depends on time.
+//! Decisions are reproducible: there is no clock and no randomness, and relaxed SIMD is deterministic, so the
+//! same inputs give the same answer on every machine, unless a policy looks at the bits of a NaN. Only where
+//! a call is *cut off* depends on time.
 //!
 //! Invariant: knows the contract and nothing of engines, requests, HTTP or files of models. The engine is
 //! reached through [`Target`], the model's tokens through `tokenmill_policy::Host`.

@@ -43,6 +43,8 @@ impl Bench {
     }
 }
 
+type Part = fn(&Bench) -> Value;
+
 fn main() {
     let mut args: Vec<String> = std::env::args().skip(1).collect();
     if args == [COMPILE] {
@@ -54,7 +56,7 @@ fn main() {
         return eprintln!("usage: bench_policy COMPONENTS MODEL [PART] [--quick]");
     };
     let bench = Bench { components: components.into(), model: model.into(), quick };
-    let parts: [(&str, fn(&Bench) -> Value); 5] = [
+    let parts: [(&str, Part); 5] = [
         ("calls", micro::measure),
         ("compute", compute::measure),
         ("engine", whole::measure),
@@ -68,6 +70,7 @@ fn main() {
         report.insert((*name).to_owned(), measure(&bench));
     }
     println!("{:#}", Value::Object(report));
+    _ = std::fs::remove_dir_all(cache());
 }
 
 fn runtime(limits: Limits) -> Runtime {
@@ -76,7 +79,10 @@ fn runtime(limits: Limits) -> Runtime {
         command.arg(COMPILE);
         command
     };
-    // One folder for all: what was compiled once is not compiled again.
-    let cache = std::env::temp_dir().join(format!("tokenmill-bench-policy-{}", std::process::id()));
-    Runtime::new(limits, compiler, Some(cache)).unwrap()
+    Runtime::new(limits, compiler, Some(cache())).unwrap()
+}
+
+/// One folder for all runtimes: what was compiled once is not compiled again.
+fn cache() -> PathBuf {
+    std::env::temp_dir().join(format!("tokenmill-bench-policy-{}", std::process::id()))
 }
