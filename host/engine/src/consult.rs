@@ -54,18 +54,38 @@ impl Engine {
             let Err(why) = answer else {
                 self.branch_out(step);
                 self.refuse();
+                self.leave_undecided(step, policy);
                 continue;
             };
-            self.stats.policy_fallbacks.sampler += 1;
-            self.forget_told(step);
-            if let Some(named) = self.samplers.get_mut(policy)
-                && named.enforcing
-            {
-                let failure = Failure::Policy { name: named.name.clone(), why: why.to_string() };
-                for request in std::mem::take(&mut self.consultation.slots) {
-                    self.fail(request, &failure);
-                }
+            let all = (0..self.consultation.rows.len() as u32).collect();
+            self.bypass(step, policy, all, why.to_string());
+        }
+    }
+
+    /// Bypasses a policy for the rows that it has no decision for.
+    fn leave_undecided(&mut self, step: &Step, policy: usize) {
+        let mut rows = std::mem::take(&mut self.consultation.knobs.undecided);
+        rows.append(&mut self.consultation.choices.undecided);
+        if !rows.is_empty() {
+            self.bypass(step, policy, rows, "it has no decision for some rows".to_owned());
+        }
+    }
+
+    /// The default for some rows of a policy; their requests fail if it is enforcing. A policy that failed
+    /// may have lost what it knew: it is told of all their tokens again.
+    fn bypass(&mut self, step: &Step, policy: usize, rows: Vec<u32>, why: String) {
+        self.stats.policy_fallbacks.sampler += 1;
+        for &row in &rows {
+            let nth = self.consultation.rows[row as usize];
+            if let Some(sequence) = self.sequences.get(step.rows[nth as usize].sequence) {
+                sequence.rest.told = 0;
             }
+        }
+        let Some(named) = self.samplers.get_mut(policy).filter(|named| named.enforcing) else { return };
+        let failure = Failure::Policy { name: named.name.clone(), why };
+        for row in rows {
+            let request = self.consultation.slots[row as usize];
+            self.fail(request, &failure);
         }
     }
 
@@ -138,15 +158,6 @@ impl Engine {
             sampling.force(rows[row as usize], token);
         }
         Ok(())
-    }
-
-    /// A policy that failed may have lost what it knew: it is told of all tokens again.
-    fn forget_told(&mut self, step: &Step) {
-        for &row in &self.consultation.rows {
-            if let Some(sequence) = self.sequences.get(step.rows[row as usize].sequence) {
-                sequence.rest.told = 0;
-            }
-        }
     }
 
     /// Fails the requests whose arguments the policy does not take.

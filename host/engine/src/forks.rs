@@ -78,7 +78,8 @@ impl Engine {
             let (row, choices) = (view.knobs.inspect[nth], &view.choices);
             let accepted =
                 choices.accept.iter().find(|accepted| accepted.0 == row).map(|accepted| accepted.1);
-            if accepted.is_none() && choices.defer.contains(&row) {
+            let left = choices.defer.contains(&row) || choices.undecided.contains(&row);
+            if accepted.is_none() && left {
                 continue;
             }
             let finish = choices.finish.contains(&row);

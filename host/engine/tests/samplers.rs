@@ -218,3 +218,33 @@ fn a_policy_that_failed_is_told_everything_again() {
     run(false, plan, nobody_picks(), &[asking(greedy(0..9, 4))]);
     assert_eq!(*lens.lock().unwrap(), [9, 1, 11, 1]);
 }
+
+/// What a policy cannot decide of one request is no matter of the others.
+#[test]
+fn rows_without_a_decision_fail_alone_or_get_the_default() {
+    let plain = run(false, Box::new(|_, _| Ok(())), nobody_picks(), &[greedy(0..9, 12)]).0[0].tokens(0);
+    for enforcing in [false, true] {
+        let shown = Arc::new(Mutex::new(Vec::new()));
+        let inside = Arc::clone(&shown);
+        let plan: Plan = Box::new(move |view, knobs| {
+            for row in 0..view.ids().len() {
+                if view.ids()[row] == 1 {
+                    inside.lock().unwrap().push(view.accepted().get(row).len());
+                    let undecided = view.positions()[row] == 12;
+                    knobs.undecided.extend(undecided.then_some(row as u32));
+                }
+            }
+            Ok(())
+        });
+        let requests = [asking(greedy(0..9, 12)), asking(greedy(0..9, 12))];
+        let (logs, fallbacks) = run(enforcing, plan, nobody_picks(), &requests);
+        assert_eq!((logs[1].tokens(0), fallbacks), (plain.clone(), 1));
+        if enforcing {
+            assert!(matches!(logs[0].failure(), Some(Failure::Policy { name, .. }) if name == "made"));
+            continue;
+        }
+        assert_eq!(logs[0].tokens(0), plain);
+        // The prompt, a token a step, and after the default all of it.
+        assert_eq!(shown.lock().unwrap()[..6], [9, 1, 1, 1, 13, 1]);
+    }
+}

@@ -241,7 +241,8 @@ proptest! {
 fn any_object_is_json() {
     let mut complete = 0;
     for seed in 0..50u64 {
-        let random: Vec<u16> = (0..300u64).map(|i| ((seed * 7919 + i) * 2_654_435_761 >> 7) as u16).collect();
+        let random: Vec<u16> =
+            (0..300u64).map(|i| (((seed * 7919 + i) * 2_654_435_761) >> 7) as u16).collect();
         if let Some(text) = generate(&Grammar::JsonObject, &random) {
             // Numbers may be too large for f64, which is no matter of grammar.
             serde_json::from_slice::<serde::de::IgnoredAny>(&text).unwrap();

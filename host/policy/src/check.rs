@@ -37,6 +37,9 @@ impl Knobs {
         if !self.allow.iter().all(|(row, mask)| known(row) && mask.len() == words && allows(mask, vocab)) {
             return refused("allow");
         }
+        if !self.undecided.iter().all(known) {
+            return refused("undecided");
+        }
         if !self.inspect.iter().all(known) {
             return refused("inspect");
         }
@@ -60,8 +63,8 @@ impl Choices {
         if !self.accept.iter().all(|(row, token)| known(row) && *token < vocab) {
             return refused("accept");
         }
-        if !self.defer.iter().chain(&self.finish).all(known) {
-            return refused("defer or finish");
+        if !self.defer.iter().chain(&self.finish).chain(&self.undecided).all(known) {
+            return refused("defer, finish or undecided");
         }
         Ok(())
     }

@@ -174,6 +174,8 @@ pub struct Knobs {
     pub inspect: Vec<u32>,
     /// Fails the requests of these rows; the client is told why, with HTTP 400 if nothing was sent yet.
     pub refuse: Vec<(u32, String)>,
+    /// Rows without a decision: for them it is as if `plan` had returned an error.
+    pub undecided: Vec<u32>,
 }
 
 impl Knobs {
@@ -186,6 +188,7 @@ impl Knobs {
         self.allow.clear();
         self.inspect.clear();
         self.refuse.clear();
+        self.undecided.clear();
     }
 }
 
@@ -237,6 +240,8 @@ pub struct Choices {
     pub defer: Vec<u32>,
     /// Ends these branches; their text so far stays.
     pub finish: Vec<u32>,
+    /// Rows without a decision: for them it is as if `pick` had returned an error.
+    pub undecided: Vec<u32>,
 }
 
 impl Choices {
@@ -244,6 +249,7 @@ impl Choices {
         self.accept.clear();
         self.defer.clear();
         self.finish.clear();
+        self.undecided.clear();
     }
 }
 

@@ -94,21 +94,23 @@ impl Tenants {
         }
     }
 
-    /// Asks each tenant's instance; the first failure counts for the step, and all are recorded.
+    /// Asks each tenant's instance. Returns those that failed, unless all did: what fails for one tenant is
+    /// no matter of the others.
     fn each(
         &mut self,
         mut ask: impl FnMut(&Plugin, &mut Tenant, bool) -> Result<(), Failure>,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<usize>, Error> {
         let began = Instant::now();
         let alone = self.active.len() == 1;
-        let (mut failed, mut served) = (None, false);
+        let (mut first, mut failed) = (None, Vec::new());
         for &nth in &self.active {
             let tenant = &mut self.tenants[nth];
             match ask(&self.plugin, tenant, alone) {
-                Ok(()) => served = true,
+                Ok(()) => {}
                 Err(failure) => {
                     self.plugin.record().failed(&failure);
-                    failed.get_or_insert(failure);
+                    first.get_or_insert(failure);
+                    failed.push(nth);
                 }
             }
             if tenant.instance.as_ref().is_some_and(Instance::broken) {
@@ -117,12 +119,16 @@ impl Tenants {
             }
         }
         self.plugin.record().called(self.active.len() as u64, began.elapsed());
-        if served && failed.is_some() {
-            // What fails for one tenant alone must not take the policy from the others.
-            self.plugin.record().good();
+        self.answered = failed.is_empty();
+        match first {
+            Some(failure) if failed.len() == self.active.len() => Err(failure.into()),
+            Some(_) => {
+                // It must not take the policy from the others.
+                self.plugin.record().good();
+                Ok(failed)
+            }
+            None => Ok(failed),
         }
-        self.answered = failed.is_none();
-        failed.map_or(Ok(()), |failure| Err(failure.into()))
     }
 }
 
@@ -214,7 +220,10 @@ impl Sampler for Tenants {
             return Err(quarantined().into());
         }
         self.sort(view);
-        self.each(|plugin, tenant, alone| tenant.plan(plugin, view, alone, knobs))
+        for nth in self.each(|plugin, tenant, alone| tenant.plan(plugin, view, alone, knobs))? {
+            knobs.undecided.extend_from_slice(&self.tenants[nth].rows);
+        }
+        Ok(())
     }
 
     fn pick(
@@ -238,8 +247,12 @@ impl Sampler for Tenants {
             }
             tenant.pick(plugin, view, alone, logits, (&own, choices))
         });
+        if let Ok(failed) = &picked {
+            let of = |row: &&u32| owners.get(**row as usize).is_some_and(|owner| failed.contains(&owner.0));
+            choices.undecided.extend(rows.iter().filter(of));
+        }
         self.owners = owners;
-        picked
+        picked.map(|_| ())
     }
 
     fn refused(&mut self, why: &Error) {
