@@ -36,6 +36,10 @@ impl Code<'_> {
         component(&self.put_into(SCHEDULER), WIT, "scheduling")
     }
 
+    pub(crate) fn scheduler_text(&self) -> String {
+        self.put_into(SCHEDULER)
+    }
+
     pub(crate) fn sampler_text(&self) -> String {
         self.put_into(SAMPLER)
     }

@@ -8,6 +8,7 @@
 )]
 
 mod answers;
+mod contract;
 mod guests;
 mod limits;
 mod loading;
@@ -25,9 +26,19 @@ fn main() {
         }
         return;
     }
-    let tests: Vec<(&str, fn())> =
-        [loading::TESTS, limits::TESTS, answers::TESTS, tenants::TESTS, manager::TESTS, reports::TESTS]
-            .concat();
+    if argument == "write-contract" {
+        return contract::write();
+    }
+    let tests: Vec<(&str, fn())> = [
+        loading::TESTS,
+        limits::TESTS,
+        answers::TESTS,
+        tenants::TESTS,
+        manager::TESTS,
+        reports::TESTS,
+        contract::TESTS,
+    ]
+    .concat();
     for (name, test) in tests {
         if name.contains(argument.trim_start_matches('-')) || argument.starts_with('-') {
             println!("test {name}");
