@@ -77,7 +77,7 @@ fn policies() -> Result<Vec<String>> {
 }
 
 /// Where component `name` belongs.
-fn place(name: &str) -> PathBuf {
+pub(crate) fn place(name: &str) -> PathBuf {
     root().join("target/plugins").join(format!("{name}.wasm"))
 }
 

@@ -5,10 +5,15 @@ use crate::process::{built, cargo, command, exists, output, root, run};
 use anyhow::{Context, Result, bail};
 use std::{
     io::{BufRead, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, ChildStdout, Stdio},
 };
 
+/// The policies of `plugins/` by kind.
+const SAMPLERS: [&str; 9] =
+    ["beam-search", "best-of-n", "budget", "dry", "mirostat-v2", "standard", "typical", "watermark", "xtc"];
+const SCHEDULERS: [&str; 5] =
+    ["fair-share", "fcfs", "prefix-affinity", "priority-deadline", "shortest-first"];
 const CARGO_DENY: &str = "0.20.2";
 
 pub(crate) fn all() -> Result<()> {
@@ -52,8 +57,8 @@ fn dependencies() -> Result<()> {
     }
     let check = ["check", "licenses", "bans", "sources"];
     run(command(&deny).args(check))?;
-    let of_plugins = ["--manifest-path", "plugins/Cargo.toml", "check", "--config", "deny.toml"];
-    run(command(&deny).args(of_plugins).args(&check[1..]))?;
+    let of_plugins = ["--manifest-path", "plugins/Cargo.toml", "--config", "deny.toml"];
+    run(command(&deny).args(of_plugins).args(check))?;
     if run(command(&deny).args(["fetch", "db"])).is_err() {
         println!("advisories were NOT checked: their database cannot be reached from here");
         return Ok(());
@@ -65,12 +70,34 @@ fn dependencies() -> Result<()> {
 fn clients() -> Result<()> {
     let folder = root().join("tests/clients");
     let python = virtual_environment(&folder.join("requirements.txt"))?;
-    let server = Server::start()?;
-    run(command(python).arg(folder.join("run.py")).arg("--base-url").arg(&server.url))
+    let program = built()?.join("tokenmill");
+    output(command(&program).args(["pull", "SmolLM2-135M-Instruct"]))?;
+    let server = Server::start(&[])?;
+    run(command(&python).arg(folder.join("run.py")).arg("--base-url").arg(&server.url))?;
+    drop(server);
+    policies(&python, &folder.join("policies.py"))
+}
+
+/// Every sampler and every scheduler of `plugins/` on the real model. The texts of a batch must not depend
+/// on who schedules it.
+fn policies(python: &Path, script: &Path) -> Result<()> {
+    let flag = |name: &&str| ["--sampler".to_owned(), format!("{name}={}", plugins::place(name).display())];
+    let mut flags: Vec<String> = SAMPLERS.iter().flat_map(flag).collect();
+    flags.extend(["--enforcing", "budget"].map(str::to_owned));
+    let server = Server::start(&flags)?;
+    run(command(python).arg(script).arg("--base-url").arg(&server.url))?;
+    drop(server);
+    for name in SCHEDULERS {
+        let scheduler = ["--scheduler".to_owned(), plugins::place(name).display().to_string()];
+        let server = Server::start(&[&flags[..], &scheduler].concat())?;
+        let batch = ["--only", "policies_share_a_batch", "--base-url", &server.url];
+        run(command(python).arg(script).args(batch))?;
+    }
+    Ok(())
 }
 
 /// A Python with the pinned packages of `requirements`, made once.
-fn virtual_environment(requirements: &std::path::Path) -> Result<PathBuf> {
+fn virtual_environment(requirements: &Path) -> Result<PathBuf> {
     let folder = root().join("target/clients");
     let python = folder.join("bin/python");
     if !python.exists() {
@@ -91,11 +118,10 @@ struct Server {
 }
 
 impl Server {
-    fn start() -> Result<Self> {
-        let program = built()?.join("tokenmill");
-        output(command(&program).args(["pull", "SmolLM2-135M-Instruct"]))?;
-        let mut child = command(&program)
+    fn start(flags: &[String]) -> Result<Self> {
+        let mut child = command(built()?.join("tokenmill"))
             .args(["serve", "--port", "0"])
+            .args(flags)
             .stdout(Stdio::piped())
             .spawn()
             .context("tokenmill serve")?;
