@@ -104,6 +104,16 @@ def a_budget_ends_the_text_and_bans_tokens(model):
 
 
 @test
+def epsilon_in_c_draws_only_what_is_likely(model):
+    assert model.one("epsilon-c", {"epsilon": 1}).token_ids == model.one(temperature=0).token_ids
+    drawn = model.one("epsilon-c", {"epsilon": 0.1}, max_tokens=80, logprobs=1).logprobs
+    likeliest = [max(top.values()) for top in drawn.top_logprobs]
+    assert all(own >= math.log(0.1) - 1e-4 or own >= top - 1e-4
+               for own, top in zip(drawn.token_logprobs, likeliest)), drawn
+    assert any(own < top - 1e-4 for own, top in zip(drawn.token_logprobs, likeliest)), "greedy"
+
+
+@test
 def bad_arguments_are_named(model):
     for sampler, args in (("mirostat-v2", {"tau": 0}), ("dry", {"base": 0}), ("budget", {"forbid": [10**9]}),
                           ("typical", {"typical_p": "x"}), ("standard", {"top_p": 7})):
@@ -130,9 +140,11 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--base-url", required=True, help="without /v1")
     arguments.add_argument("--only", help="the name of one test")
+    arguments.add_argument("--without", help="the name of one test that cannot run here")
     options = arguments.parse_args()
     model = Model(options.base_url.rstrip("/") + "/v1")
     tests = [function for function in TESTS if options.only in (None, function.__name__)]
+    tests = [function for function in tests if function.__name__ != options.without]
     assert tests, f"there is no test {options.only}"
     failed = 0
     for function in tests:
