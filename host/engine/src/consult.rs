@@ -213,13 +213,8 @@ impl Sampling {
         knobs.top_k.iter().for_each(|&(row, value)| self.rows[at(row)].top_k = value);
         knobs.top_p.iter().for_each(|&(row, value)| self.rows[at(row)].top_p = value);
         knobs.min_p.iter().for_each(|&(row, value)| self.rows[at(row)].min_p = value);
-        let mut done = Vec::new();
-        for &(row, ..) in &knobs.bias {
-            if !done.contains(&row) {
-                done.push(row);
-                let more = knobs.bias.iter().filter(|bias| bias.0 == row).map(|bias| (bias.1, bias.2));
-                self.add_bias(at(row), more);
-            }
+        for run in knobs.bias.chunk_by(|one, next| one.0 == next.0) {
+            self.add_bias(at(run[0].0), run.iter().map(|&(_, token, value)| (token, value)));
         }
         for (nth, (row, mask)) in knobs.allow.iter().enumerate() {
             let same = knobs.allow[..nth].iter().find(|(_, other)| std::sync::Arc::ptr_eq(other, mask));
