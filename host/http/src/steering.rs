@@ -129,6 +129,9 @@ fn beam_search(fields: &Fields<'_>, app: &App, n: u32) -> Result<Option<Steering
         let message = "`use_beam_search` cannot be combined with the policy of this server";
         return Err(ApiError::invalid("use_beam_search", message));
     }
+    if !app.engine.samplers().iter().any(|name| name == BEAM_SEARCH) {
+        return Err(ApiError::unsupported("use_beam_search"));
+    }
     if fields.flag("stream")?.unwrap_or(false) {
         let message = "`use_beam_search` cannot be streamed: the best answer is known at the end";
         return Err(ApiError::invalid("use_beam_search", message));
@@ -236,9 +239,20 @@ mod tests {
     use super::*;
     use crate::testing;
     use serde_json::json;
+    use tokenmill_policy::sample::{Knobs, View};
+    use tokenmill_policy::{Error, Named, Sampler};
+
+    struct Beams;
+    impl Sampler for Beams {
+        fn plan(&mut self, _: &dyn View, _: &mut Knobs) -> Result<(), Error> {
+            Ok(())
+        }
+    }
 
     fn read(body: Value) -> Result<Steering, (String, String)> {
         let server = testing::server("", |_| {});
+        let sampler = Box::new(Beams);
+        server.app.engine.install_sampler(Named { name: BEAM_SEARCH.into(), sampler, enforcing: false });
         let body = body.to_string();
         let fields = Fields::parse(body.as_bytes(), &server.app.limits).unwrap();
         Steering::read(&fields, &server.app, 2)

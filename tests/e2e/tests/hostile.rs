@@ -95,7 +95,9 @@ fn known_fields_are_honoured_or_refused_by_name() {
     let many: Map<String, Value> = (0..1025).map(|id| (id.to_string(), json!(1))).collect();
     let cases = [
         (TEXT, "suffix", json!("x")),
-        (TEXT, "policy", json!({"sampler": "x"})),
+        (TEXT, "policy", json!({"smapler": "x"})),
+        (TEXT, "policy", json!({"args": [1]})),
+        (TEXT, "structured_outputs", json!({"regex": 1})),
         (TEXT, "stop", json!([""])),
         (TEXT, "stop", json!(vec!["x"; 10_000])),
         (TEXT, "stop", json!("x".repeat(1 << 20))),
@@ -128,6 +130,10 @@ fn known_fields_are_honoured_or_refused_by_name() {
         let error = client.post(path, &Value::Object(body)).error(400);
         assert_eq!(error["param"], field, "{error}");
     }
+    let mut body = valid(TEXT);
+    body.insert("policy".to_owned(), json!({"sampler": "x"}));
+    let error = client.post(TEXT, &Value::Object(body)).error(400);
+    assert_eq!(error["param"], "policy.sampler", "{error}");
     let off = json!({"tools": null, "tool_choice": "none", "response_format": {"type": "text"}, "user": "u", "x": [1]});
     let mut body = valid(CHAT);
     body.extend(off.as_object().unwrap().clone());
