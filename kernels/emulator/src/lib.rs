@@ -1,0 +1,1 @@
+//! CUDA kernels on the CPU, and a driver library that runs them: for tests only.
