@@ -15,7 +15,7 @@ use crate::threads::Pool;
 use crate::weight::Weight;
 use std::sync::Arc;
 use tokenmill_backend_model::device::{
-    Activation, Attention, CacheShape, Device, Heads, Matrix, QkNorm, RowSampling, Step,
+    Activation, Attention, CacheShape, Device, Heads, Matrix, Precision, QkNorm, RowSampling, Rows, Step,
 };
 use tokenmill_backend_model::error::Error;
 
@@ -89,7 +89,7 @@ impl Device for Cpu {
         crate::system::available_memory()
     }
 
-    fn buffer(&mut self, capacity: usize, cols: usize) -> Result<Buffer, Error> {
+    fn buffer(&mut self, capacity: usize, cols: usize, _: Precision) -> Result<Buffer, Error> {
         let buffer = Buffer::new(capacity, cols)?;
         self.linear.reserve(capacity, cols)?;
         Ok(buffer)
@@ -160,12 +160,11 @@ impl Device for Cpu {
         Ok(())
     }
 
-    fn rms_norm(&mut self, x: &Buffer, weight: &Vec<f32>, eps: f32, out: &mut Buffer) -> Result<(), Error> {
-        out.set_rows(x.rows());
+    fn rms_norm(&mut self, x: &mut Buffer, weight: &Vec<f32>, eps: f32) -> Result<(), Error> {
         let isa = self.paths.isa;
-        let (rows, n, x) = (x.rows(), weight.len(), x.all());
-        let out = Parts::new(out.all_mut());
-        self.pool.rows(rows, n, |rows| isa.run(Norm { rows, x, weight, eps, out }));
+        let (rows, n) = (x.rows(), weight.len());
+        let x = Parts::new(x.all_mut());
+        self.pool.rows(rows, n, |rows| isa.run(Norm { rows, x, weight, eps }));
         Ok(())
     }
 
@@ -301,14 +300,13 @@ impl Device for Cpu {
         Ok(())
     }
 
-    fn fetch(
-        &mut self,
-        sampled: &Sampled,
-        tokens: &mut Vec<i32>,
-        logprobs: &mut Vec<f32>,
-    ) -> Result<(), Error> {
-        tokens.extend_from_slice(&sampled.tokens);
-        logprobs.extend_from_slice(&sampled.logprobs);
+    fn finished(&mut self, done: impl FnOnce(Result<(), Error>)) -> Result<(), Error> {
+        done(Ok(()));
+        Ok(())
+    }
+
+    fn fetch(&mut self, sampled: &Sampled, done: impl FnOnce(Result<Rows<'_>, Error>)) -> Result<(), Error> {
+        done(Ok((&sampled.tokens, &sampled.logprobs)));
         Ok(())
     }
 

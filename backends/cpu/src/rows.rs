@@ -97,24 +97,24 @@ pub(crate) fn rms_norm_in_place<S: Simd>(s: S, x: &mut [f32], weight: &[f32], ep
     }
 }
 
-/// `rms_norm` of a range of rows.
+/// `rms_norm` of a range of rows, in place.
 pub(crate) struct Norm<'a> {
     pub rows: Range<usize>,
-    pub x: &'a [f32],
+    pub x: Parts<'a, f32>,
     pub weight: &'a [f32],
     pub eps: f32,
-    pub out: Parts<'a, f32>,
 }
 
 impl Kernel for Norm<'_> {
     type Out = ();
+
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let n = self.weight.len();
         for r in self.rows {
             // SAFETY: chunks hold disjoint rows.
-            let out = unsafe { self.out.part(r * n..(r + 1) * n) };
-            rms_norm(s, &self.x[r * n..][..n], self.weight, self.eps, out);
+            let x = unsafe { self.x.part(r * n..(r + 1) * n) };
+            rms_norm_in_place(s, x, self.weight, self.eps);
         }
     }
 }

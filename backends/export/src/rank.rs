@@ -43,24 +43,15 @@ impl Drop for Ending<'_> {
 struct Worker<'a, D: Device> {
     decoder: Decoder<D>,
     rank: usize,
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     rows: Vec<RowSampling<'static>>,
-    tokens: Vec<i32>,
-    logprobs: Vec<f32>,
 }
 
 /// Runs until the queue is closed or the device is lost.
 pub(crate) fn run<D: Device>(decoder: Decoder<D>, rank: usize, shared: &Arc<Shared>, max_rows: usize) {
     let queue = &shared.queues[rank];
     let _ending = Ending { queue };
-    let mut worker = Worker {
-        decoder,
-        rank,
-        shared,
-        rows: Vec::with_capacity(max_rows),
-        tokens: Vec::with_capacity(max_rows),
-        logprobs: Vec::with_capacity(max_rows),
-    };
+    let mut worker = Worker { decoder, rank, shared, rows: Vec::with_capacity(max_rows) };
     while let Some(job) = queue.pop() {
         if !worker.guarded(job) {
             break;
@@ -110,10 +101,14 @@ impl<D: Device> Worker<'_, D> {
 
     fn step(&mut self, job: &StepJob) -> Result<(), Error> {
         self.decoder.forward(&job.step(), job.slot, job.previous)?;
-        if self.rank == 0 {
-            self.shared.tickets.computed(job.ticket);
+        if self.rank > 0 {
+            return Ok(());
         }
-        Ok(())
+        let (shared, ticket) = (self.shared.clone(), job.ticket);
+        self.decoder.finished(move |done| match done {
+            Ok(()) => shared.tickets.computed(ticket),
+            Err(error) => shared.lose(Some(ticket), error.into()),
+        })
     }
 
     fn sample(&mut self, job: &SampleJob) -> Result<(), Error> {
@@ -126,13 +121,14 @@ impl<D: Device> Worker<'_, D> {
         let done = self.decoder.sample(&rows, job.slot);
         self.rows = reused(rows);
         done?;
-        if self.rank == 0 {
-            self.tokens.clear();
-            self.logprobs.clear();
-            self.decoder.fetch(job.slot, &mut self.tokens, &mut self.logprobs)?;
-            self.shared.tickets.sampled(job.ticket, &self.tokens, &self.logprobs);
+        if self.rank > 0 {
+            return Ok(());
         }
-        Ok(())
+        let (shared, ticket) = (self.shared.clone(), job.ticket);
+        self.decoder.fetch(job.slot, move |sampled| match sampled {
+            Ok((tokens, logprobs)) => shared.tickets.sampled(ticket, tokens, logprobs),
+            Err(error) => shared.lose(Some(ticket), error.into()),
+        })
     }
 }
 

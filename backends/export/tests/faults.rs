@@ -80,7 +80,7 @@ impl Device for Fake {
     fn free_memory(&self) -> u64 {
         1 << 30
     }
-    fn buffer(&mut self, _: usize, _: usize) -> Done {
+    fn buffer(&mut self, _: usize, _: usize, _: Precision) -> Done {
         Ok(())
     }
     fn weight(&mut self, _: &[Matrix<'_>]) -> Done {
@@ -112,7 +112,7 @@ impl Device for Fake {
             _ => Ok(()),
         }
     }
-    fn rms_norm(&mut self, _: &(), _: &(), _: f32, _: &mut ()) -> Done {
+    fn rms_norm(&mut self, _: &mut (), _: &(), _: f32) -> Done {
         Ok(())
     }
     fn add_rms_norm(&mut self, _: &mut (), _: &(), _: &(), _: f32, _: &mut ()) -> Done {
@@ -165,9 +165,18 @@ impl Device for Fake {
         *out = rows.len();
         Ok(())
     }
-    fn fetch(&mut self, rows: &usize, tokens: &mut Vec<i32>, logprobs: &mut Vec<f32>) -> Done {
-        tokens.extend((0..*rows).map(|_| 7));
-        logprobs.extend((0..*rows).map(|_| -1.0));
+    /// As a device does whose work ends later, on a thread of its own.
+    fn finished(&mut self, done: impl FnOnce(Done) + Send + 'static) -> Done {
+        let fate = match self.fail.as_deref() {
+            Some("later") => Err(Error::Lost("an illegal address, noticed late".into())),
+            _ => Ok(()),
+        };
+        std::thread::spawn(move || done(fate));
+        Ok(())
+    }
+    fn fetch(&mut self, rows: &usize, done: impl FnOnce(Result<Rows<'_>, Error>) + Send + 'static) -> Done {
+        let rows = *rows;
+        std::thread::spawn(move || done(Ok((&vec![7; rows], &vec![-1.0; rows]))));
         Ok(())
     }
     fn top_k(&mut self, _: &(), _: usize, _: &mut [u32], _: &mut [f32]) -> Done {
@@ -307,9 +316,11 @@ fn a_failing_rank_is_reported_and_then_everything_is_lost() {
         ("panic", abi::INTERNAL, "kernel trapped"),
         ("lost", abi::LOST, "fell off the bus"),
         ("memory", abi::NO_MEMORY, "no room"),
+        ("later", abi::LOST, "noticed late"),
     ];
     for (ranks, rank) in [(1, 0), (2, 0), (2, 1), (4, 2)] {
-        for (fail, code, text) in ways {
+        // Only the rank that reports is awaited.
+        for (fail, code, text) in ways.into_iter().filter(|(fail, ..)| rank == 0 || *fail != "later") {
             let model =
                 load(ranks, &format!("fail={fail}\nrank={rank}")).unwrap_or_else(|(_, e)| panic!("{e}"));
             let (submitted, ticket) = model.submit();

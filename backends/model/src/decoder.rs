@@ -1,11 +1,11 @@
 //! The forward pass: `begin`, `embed`, layers of attention and MLP, the output layer.
 //!
-//! Invariant: nothing here allocates after `new`; the order of device calls does not depend on data,
-//! only on the numbers of tokens and rows.
+//! Invariant: nothing here allocates after `new`; device calls and the buffers they get do not depend on
+//! data, only on the numbers of tokens and rows: a device may record a step and replay it.
 
 use std::mem::swap;
 
-use crate::device::{CacheShape, Device, Dtype, RowSampling, Step};
+use crate::device::{CacheShape, Device, Dtype, Precision, RowSampling, Rows, Step};
 use crate::error::Error;
 use crate::transformer::{Layer, Shape, Transformer};
 
@@ -52,8 +52,8 @@ struct Activations<D: Device> {
     attended: D::Buffer,
     gate_up: D::Buffer,
     gated: D::Buffer,
-    /// Rows of the residual or the branch, until they take its place.
-    picked: D::Buffer,
+    /// Rows of the residual and of the branch that go on after the last attention.
+    picked: [D::Buffer; 2],
 }
 
 /// What is kept of a step.
@@ -62,6 +62,15 @@ struct Slot<D: Device> {
     /// `[max_rows, vocab]`
     logits: D::Buffer,
     sampled: D::Sampled,
+}
+
+impl<D: Device> Activations<D> {
+    /// The rows that go on take the place of the whole step, or give it back.
+    fn swap_picked(&mut self) {
+        let [residual, branch] = &mut self.picked;
+        swap(&mut self.residual, residual);
+        swap(&mut self.branch, branch);
+    }
 }
 
 impl<D: Device> Transformer<D> {
@@ -75,9 +84,9 @@ impl<D: Device> Transformer<D> {
     /// Bytes of activations and kept logits, all f32.
     pub fn work_bytes(&self, sizes: &Sizes) -> u64 {
         let Shape { vocab, hidden, heads, intermediate, .. } = &self.shape;
-        let token = heads.columns() + heads.query * heads.dim;
-        let either = 4 * hidden + 3 * intermediate;
-        let row = vocab * sizes.slots;
+        let token = 2 * hidden + heads.columns() + heads.query * heads.dim;
+        let either = hidden + 3 * intermediate;
+        let row = 2 * hidden + vocab * sizes.slots;
         let floats = |each: usize, count: usize| each as u64 * count as u64;
         4 * (floats(token, sizes.max_tokens) + floats(either, sizes.widest()) + floats(row, sizes.max_rows))
     }
@@ -88,16 +97,19 @@ impl<D: Device> Decoder<D> {
     pub fn new(mut device: D, model: Transformer<D>, sizes: &Sizes) -> Result<Self, Error> {
         let Shape { vocab, hidden, heads, intermediate, .. } = model.shape;
         let cache = device.cache(model.cache_shape(sizes.block_tokens, sizes.blocks, sizes.kv_dtype))?;
-        let mut buffer = |cols| device.buffer(sizes.widest(), cols);
+        let (tokens, rows, widest) = (sizes.max_tokens, sizes.max_rows, sizes.widest());
         let run = Activations {
-            residual: buffer(hidden)?,
-            normed: buffer(hidden)?,
-            branch: buffer(hidden)?,
-            gate_up: buffer(2 * intermediate)?,
-            gated: buffer(intermediate)?,
-            picked: buffer(hidden)?,
-            qkv: device.buffer(sizes.max_tokens, heads.columns())?,
-            attended: device.buffer(sizes.max_tokens, heads.query * heads.dim)?,
+            residual: device.buffer(tokens, hidden, Precision::Sum)?,
+            normed: device.buffer(widest, hidden, Precision::Work)?,
+            branch: device.buffer(tokens, hidden, Precision::Sum)?,
+            gate_up: device.buffer(widest, 2 * intermediate, Precision::Work)?,
+            gated: device.buffer(widest, intermediate, Precision::Work)?,
+            picked: [
+                device.buffer(rows, hidden, Precision::Sum)?,
+                device.buffer(rows, hidden, Precision::Sum)?,
+            ],
+            qkv: device.buffer(tokens, heads.columns(), Precision::Work)?,
+            attended: device.buffer(tokens, heads.query * heads.dim, Precision::Work)?,
         };
         let slot = |_| {
             Ok(Slot {
@@ -107,7 +119,7 @@ impl<D: Device> Decoder<D> {
                     sizes.max_rows,
                     sizes.max_block_refs,
                 )?,
-                logits: device.buffer(sizes.max_rows, vocab)?,
+                logits: device.buffer(sizes.max_rows, vocab, Precision::Sum)?,
                 sampled: device.sampled(sizes.max_rows)?,
             })
         };
@@ -124,6 +136,9 @@ impl<D: Device> Decoder<D> {
         let batch = &self.slots[slot].batch;
         let previous = previous.map(|slot| &self.slots[slot].sampled);
         let (device, run, model) = (&mut self.device, &mut self.run, &self.model);
+        if device.replay(batch, previous)? {
+            return Ok(());
+        }
         device.embed(batch, previous, model.embedding(), model.shape.embed_scale, &mut run.residual)?;
         device.zero(&mut run.branch, step.tokens.len())?;
         let last = self.model.layers.len() - 1;
@@ -133,22 +148,22 @@ impl<D: Device> Decoder<D> {
         }
         self.attention(last, slot)?;
         // All keys and values are stored: only the rows asked for go on.
-        if step.rows.is_empty() {
-            return Ok(());
+        if !step.rows.is_empty() {
+            self.picked(slot, last, step.rows.len())?;
         }
-        self.pick(slot)?;
-        self.mlp(last)?;
-        self.logits(slot, step.rows.len())
+        self.device.end()
     }
 
-    /// Leaves the step's rows in the residual and the branch.
-    fn pick(&mut self, slot: usize) -> Result<(), Error> {
+    /// The last MLP and the output layer, on the step's rows alone.
+    fn picked(&mut self, slot: usize, last: usize, rows: usize) -> Result<(), Error> {
         let (device, run, batch) = (&mut self.device, &mut self.run, &self.slots[slot].batch);
-        for whole in [&mut run.residual, &mut run.branch] {
-            device.gather_rows(batch, whole, &mut run.picked)?;
-            swap(whole, &mut run.picked);
-        }
-        Ok(())
+        let [residual, branch] = &mut run.picked;
+        device.gather_rows(batch, &run.residual, residual)?;
+        device.gather_rows(batch, &run.branch, branch)?;
+        run.swap_picked();
+        let done = self.mlp(last).and_then(|()| self.logits(slot, rows));
+        self.run.swap_picked();
+        done
     }
 
     fn attention(&mut self, index: usize, slot: usize) -> Result<(), Error> {
@@ -190,8 +205,7 @@ impl<D: Device> Decoder<D> {
         let (device, run, model) = (&mut self.device, &mut self.run, &self.model);
         device.all_reduce(&mut run.branch)?;
         if let Some(weight) = post_norm(&model.layers[index]) {
-            device.rms_norm(&run.branch, weight, model.shape.eps, &mut run.normed)?;
-            swap(&mut run.branch, &mut run.normed);
+            device.rms_norm(&mut run.branch, weight, model.shape.eps)?;
         }
         Ok(())
     }
@@ -218,14 +232,18 @@ impl<D: Device> Decoder<D> {
         self.device.sample(logits, rows, sampled)
     }
 
-    /// Waits; appends what was sampled in `slot`.
+    /// `done` is called once all that is queued so far has run.
+    pub fn finished(&mut self, done: impl FnOnce(Result<(), Error>) + Send + 'static) -> Result<(), Error> {
+        self.device.finished(done)
+    }
+
+    /// `done` gets what was sampled in `slot`.
     pub fn fetch(
         &mut self,
         slot: usize,
-        tokens: &mut Vec<i32>,
-        logprobs: &mut Vec<f32>,
+        done: impl FnOnce(Result<Rows<'_>, Error>) + Send + 'static,
     ) -> Result<(), Error> {
-        self.device.fetch(&self.slots[slot].sampled, tokens, logprobs)
+        self.device.fetch(&self.slots[slot].sampled, done)
     }
 
     /// Waits; the largest log-probabilities of a row, falling.

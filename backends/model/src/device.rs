@@ -3,7 +3,7 @@
 //! Every activation is a row-major `[rows, cols]` buffer with a capacity fixed when it was allocated
 //! and a current row count. Operations read the row count of their inputs and set that of their
 //! output; a shape that does not fit is a defect of the decoder and may be asserted. Operations are
-//! queued in order; only `fetch`, `top_k` and `row` wait for results.
+//! queued in order; only `top_k` and `row` wait for results.
 //!
 //! One value of the implementing type is one rank. Ranks meet only in `all_reduce`.
 //!
@@ -36,6 +36,15 @@ impl Dtype {
             Dtype::Bf16 => "bf16",
         }
     }
+}
+
+/// What a buffer holds, so that a device can choose its element type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// Sums over layers, ranks or a whole row: f32.
+    Sum,
+    /// What a matrix product reads next: f32, or the element type of the weights.
+    Work,
 }
 
 /// A little-endian row-major matrix in host memory, `[rows, cols]` (`[out, in]` for a linear layer).
@@ -149,6 +158,9 @@ impl CacheShape {
     }
 }
 
+/// Tokens and log-probabilities, one of each per row.
+pub type Rows<'a> = (&'a [i32], &'a [f32]);
+
 pub trait Device {
     /// Activations.
     type Buffer;
@@ -172,7 +184,7 @@ pub trait Device {
 
     // --- set-up; nothing below the line allocates ---
 
-    fn buffer(&mut self, capacity: usize, cols: usize) -> Result<Self::Buffer, Error>;
+    fn buffer(&mut self, capacity: usize, cols: usize, precision: Precision) -> Result<Self::Buffer, Error>;
     /// Stacks `parts` by rows into one matrix (`q|k|v`, `gate|up`); all have the same `cols`.
     fn weight(&mut self, parts: &[Matrix<'_>]) -> Result<Self::Weight, Error>;
     fn vector(&mut self, values: &[f32]) -> Result<Self::Vector, Error>;
@@ -199,6 +211,15 @@ pub trait Device {
         batch: &mut Self::Batch,
         cache: &mut Self::Cache,
     ) -> Result<(), Error>;
+    /// After `begin`, before the operations of the step. `true`: the device queued what it recorded when a
+    /// step of this shape ran into the same batch (a CUDA graph), and the caller queues nothing.
+    fn replay(&mut self, _batch: &Self::Batch, _previous: Option<&Self::Sampled>) -> Result<bool, Error> {
+        Ok(false)
+    }
+    /// All operations of the step are queued: a recording ends here.
+    fn end(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
     /// `out[t] = scale * table[tokens[t]]`; ids `-1-r` come from `previous`. `out` gets the batch's token count.
     fn embed(
         &mut self,
@@ -208,15 +229,9 @@ pub trait Device {
         scale: f32,
         out: &mut Self::Buffer,
     ) -> Result<(), Error>;
-    /// `out = x / sqrt(mean(x²) + eps) * weight`, row by row (arXiv 1910.07467).
-    fn rms_norm(
-        &mut self,
-        x: &Self::Buffer,
-        weight: &Self::Vector,
-        eps: f32,
-        out: &mut Self::Buffer,
-    ) -> Result<(), Error>;
-    /// `residual += x`, then `out = rms_norm(residual)`.
+    /// `x = x / sqrt(mean(x²) + eps) * weight`, row by row (arXiv 1910.07467).
+    fn rms_norm(&mut self, x: &mut Self::Buffer, weight: &Self::Vector, eps: f32) -> Result<(), Error>;
+    /// `residual += x`, then `out = residual / sqrt(mean(residual²) + eps) * weight`.
     fn add_rms_norm(
         &mut self,
         residual: &mut Self::Buffer,
@@ -287,12 +302,14 @@ pub trait Device {
         rows: &[RowSampling<'_>],
         out: &mut Self::Sampled,
     ) -> Result<(), Error>;
-    /// Waits for `sample`, appends tokens (-1: no finite logit) and log-probabilities.
+    /// Calls `done` once all that is queued so far has run, from any thread, perhaps before this returns.
+    fn finished(&mut self, done: impl FnOnce(Result<(), Error>) + Send + 'static) -> Result<(), Error>;
+    /// As `finished`, with the tokens (-1: no finite logit) and log-probabilities of the last `sample` into
+    /// `sampled`.
     fn fetch(
         &mut self,
         sampled: &Self::Sampled,
-        tokens: &mut Vec<i32>,
-        logprobs: &mut Vec<f32>,
+        done: impl FnOnce(Result<Rows<'_>, Error>) + Send + 'static,
     ) -> Result<(), Error>;
     /// Waits; the `ids.len()` largest log-probabilities of a row, falling, the lower id first on a tie.
     fn top_k(

@@ -2,7 +2,7 @@ use super::{Random, assert_close, devices, filled};
 use crate::device::Cpu;
 use crate::reference;
 use half::bf16;
-use tokenmill_backend_model::device::{Attention, CacheShape, Device, Dtype, Heads, Step};
+use tokenmill_backend_model::device::{Attention, CacheShape, Device, Dtype, Heads, Precision, Step};
 
 /// Sequences that grow step by step over scattered blocks.
 struct Case {
@@ -76,7 +76,7 @@ impl Case {
             device.begin(&step, &mut batch, &mut cache).unwrap();
             let mut qkv = filled(tokens, heads.columns(), &rows);
             device.rope_store(&batch, &mut qkv, heads, None, &rope, 1, &mut cache).unwrap();
-            let mut out = device.buffer(tokens, heads.query * heads.dim).unwrap();
+            let mut out = device.buffer(tokens, heads.query * heads.dim, Precision::Work).unwrap();
             device.attention(&batch, &qkv, 1, &cache, &self.how, &mut out).unwrap();
             for (i, &s) in active.iter().enumerate() {
                 let width = heads.query * heads.dim;

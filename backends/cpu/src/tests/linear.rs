@@ -2,7 +2,7 @@ use super::{Random, assert_close, devices, filled};
 use crate::buffer::Buffer;
 use crate::reference;
 use half::{bf16, f16};
-use tokenmill_backend_model::device::{Device, Dtype, Matrix};
+use tokenmill_backend_model::device::{Device, Dtype, Matrix, Precision};
 
 /// The bytes of `values` as stored, and what they are worth.
 fn stored(values: &[f32], dtype: Dtype) -> (Vec<u8>, Vec<f32>) {
@@ -40,7 +40,7 @@ fn products_equal_plain_loops_on_every_path() {
             let weight =
                 device.weight(&[part(first, &bytes[..split]), part(second, &bytes[split..])]).unwrap();
             let input = filled(rows, cols, &x);
-            device.buffer(rows, cols).unwrap();
+            device.buffer(rows, cols, Precision::Work).unwrap();
             let mut out = filled(rows, n + column, &vec![9.0; want.len()]);
             device.linear(&input, &weight, bias.as_ref(), &mut out, column).unwrap();
             let what = format!("{name}, {dtype:?} [{rows}, {cols}] x [{n}, {cols}]");
@@ -61,8 +61,8 @@ fn a_row_does_not_depend_on_the_rows_beside_it_nor_on_the_threads() {
             let mut run = |threads: usize, rows: usize, x: &[f32]| {
                 let device = if threads == 1 { &mut one } else { &mut three };
                 let weight = device.weight(&[matrix]).unwrap();
-                device.buffer(rows, cols).unwrap();
-                let mut out: Buffer = device.buffer(rows, n).unwrap();
+                device.buffer(rows, cols, Precision::Work).unwrap();
+                let mut out: Buffer = device.buffer(rows, n, Precision::Work).unwrap();
                 device.linear(&filled(rows, cols, x), &weight, None, &mut out, 0).unwrap();
                 out.all().to_vec()
             };

@@ -1,8 +1,10 @@
 use super::{Random, devices, filled};
+use crate::device::{Cpu, Sampled};
 use crate::isa::Isa;
 use crate::reference;
 use crate::sample::{Scratch, sample, top_k};
 use serde_json::Value;
+use std::sync::mpsc::channel;
 use tokenmill_backend_model::device::{Device, RowSampling};
 
 const PLAIN: RowSampling<'static> = RowSampling {
@@ -155,6 +157,12 @@ fn frequencies_of_draws_pass_a_chi_square_test() {
     assert!(chi < 43.8, "{chi}");
 }
 
+fn tokens(device: &mut Cpu, sampled: &Sampled) -> Vec<i32> {
+    let (sender, found) = channel();
+    device.fetch(sampled, move |rows| sender.send(rows.unwrap().0.to_vec()).unwrap()).unwrap();
+    found.recv().unwrap()
+}
+
 #[test]
 fn rows_without_a_finite_logit_give_no_token() {
     let mut nan = vec![0.5; 70];
@@ -166,14 +174,10 @@ fn rows_without_a_finite_logit_give_no_token() {
         for temperature in [0.0, 1.0] {
             let row = RowSampling { temperature, ..PLAIN };
             device.sample(&logits, &[row, row, RowSampling { mask: &[0, 0, 0], ..row }], &mut out).unwrap();
-            let (mut tokens, mut logprobs) = (Vec::new(), Vec::new());
-            device.fetch(&out, &mut tokens, &mut logprobs).unwrap();
-            assert_eq!(tokens, [-1, -1, -1], "{name}");
+            assert_eq!(tokens(&mut device, &out), [-1, -1, -1], "{name}");
             let forced = RowSampling { forced: Some(3), ..row };
             device.sample(&logits, &[row, row, forced], &mut out).unwrap();
-            tokens.clear();
-            device.fetch(&out, &mut tokens, &mut logprobs).unwrap();
-            assert_eq!(tokens[2], 3, "{name}");
+            assert_eq!(tokens(&mut device, &out)[2], 3, "{name}");
         }
     }
 }

@@ -1,0 +1,1 @@
+//! Operations: each chooses kernels, grids and arguments, and queues them.
