@@ -1,9 +1,10 @@
-//! Tasks of the repository: `cargo xtask test`, `cargo xtask plugins`, `cargo xtask bench …`.
+//! Tasks of the repository: `cargo xtask test`, `cargo xtask plugins`, `cargo xtask kernels`, `cargo xtask bench …`.
 //!
 //! Invariant: runs other programs and reads what they print; links nothing of Tokenmill.
 #![allow(clippy::print_stdout, reason = "a task speaks to the terminal")]
 
 mod bench;
+mod kernels;
 mod plugins;
 mod process;
 mod test;
@@ -24,6 +25,8 @@ enum Task {
     Test,
     /// Build the policies in plugins/ as components into target/plugins/.
     Plugins(plugins::Plugins),
+    /// Compile kernels/*.cu ahead of time into target/kernels/, from where a build embeds them.
+    Kernels(kernels::Kernels),
     /// Measure, against a named peer in the same run, and write JSON to bench/results/.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -33,6 +36,7 @@ fn main() -> anyhow::Result<()> {
     match Args::parse().task {
         Task::Test => test::all(),
         Task::Plugins(which) => plugins::task(&which),
+        Task::Kernels(options) => kernels::task(&options),
         Task::Bench(which) => bench::run(which),
     }
 }
