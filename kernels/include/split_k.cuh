@@ -5,19 +5,19 @@
 
 // `values`: what each thread holds of its block's partial sum. `partials`: [tile][split][value][thread] f32;
 // `counters`: a zero per tile, left zero, so that a CUDA graph can replay the launch.
-// True in the block that goes on, with the whole sums in `values`. All threads of the block call it.
-template <u32 VALUES> DEVICE bool split_k_sum(f32 (&values)[VALUES], f32* partials, u32* counters, u32 tile) {
+// True in the block that goes on, with the whole sums in `values`. All THREADS of the block call it.
+template <u32 THREADS, u32 A, u32 B>
+DEVICE bool split_k_sum(f32 (&values)[A][B], f32* partials, u32* counters, u32 tile) {
+    constexpr u32 all = A * B;
     const u32 splits = grid_y();
     if (splits == 1) {
         return true;
     }
-    const u32 threads = block_threads();
-    const u64 stride = static_cast<u64>(VALUES) * threads;
-    f32* first = partials + tile * splits * stride + thread_x();
-    f32* mine = first + block_y() * stride;
+    f32* first = partials + static_cast<u64>(tile * splits) * (all * THREADS) + thread_x();
+    f32* mine = first + static_cast<u64>(block_y()) * (all * THREADS);
 #pragma unroll
-    for (u32 i = 0; i < VALUES; i++) {
-        mine[i * threads] = values[i];
+    for (u32 i = 0; i < all; i++) {
+        mine[i * THREADS] = values[i / B][i % B];
     }
     // Every thread's writes are out before thread 0 says so.
     fence();
@@ -34,15 +34,21 @@ template <u32 VALUES> DEVICE bool split_k_sum(f32 (&values)[VALUES], f32* partia
         counters[tile] = 0;
     }
     fence();
+    // A few values at a time: their loads are under way together, and all of them would not fit the registers.
+    constexpr u32 some = all < 16 ? all : 16;
 #pragma unroll
-    for (u32 i = 0; i < VALUES; i++) {
-        values[i] = first[i * threads];
-    }
-    for (u32 split = 1; split < splits; split++) {
-        const f32* part = first + split * stride;
+    for (u32 i = 0; i < all; i += some) {
 #pragma unroll
-        for (u32 i = 0; i < VALUES; i++) {
-            values[i] += part[i * threads];
+        for (u32 j = i; j < i + some; j++) {
+            values[j / B][j % B] = 0;
+        }
+#pragma unroll 1
+        for (u32 split = 0; split < splits; split++) {
+            const f32* part = first + static_cast<u64>(split) * (all * THREADS);
+#pragma unroll
+            for (u32 j = i; j < i + some; j++) {
+                values[j / B][j % B] += part[j * THREADS];
+            }
         }
     }
     return true;
