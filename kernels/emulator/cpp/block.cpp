@@ -61,7 +61,7 @@ bool complete(const Block& block, const Barrier& barrier) {
 
 // A thread that has ended is not waited for.
 void end_lane(Lane& lane) {
-    finish_copies(*lane.copies);
+    if (lane.copies != nullptr) finish_copies(*lane.copies);
     Block& block = *lane.block;
     Warp& warp = *lane.warp;
     lane.ended = true;
@@ -89,6 +89,7 @@ void run_lanes() {
         Lane* next = pick(block, lane.warp->index);
         void* forgotten;
         if (next == nullptr) {
+            if (block.live != 0) report_deadlock(block);
             give_stack(lane.stack);
             tm_emulator_switch(&forgotten, block.host_stack);
         }
@@ -115,6 +116,7 @@ void prepare(Block& block) {
         warp.block = &block;
         warp.index = index;
         warp.live = lanes >= WARP ? ~0u : (1u << lanes) - 1;
+        warp.whole = warp.live;
         warp.ready = 0;
         warp.arrived = 0;
         make_ready(warp, warp.live);
@@ -125,7 +127,7 @@ void prepare(Block& block) {
         lane.lane = thread % WARP;
         lane.warp = &block.warps[thread / WARP];
         lane.block = &block;
-        lane.copies = copies_of(thread);
+        lane.copies = nullptr;
         lane.stack_top = nullptr;
         lane.ended = false;
     }

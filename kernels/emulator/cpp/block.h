@@ -25,7 +25,7 @@ struct Lane {
     u32 lane;   // within the warp
     Warp* warp;
     Block* block;
-    Copies* copies;
+    Copies* copies; // null before the first
     void* stack_top; // where it goes on; null before its start
     char* stack;
     bool ended;
@@ -41,6 +41,7 @@ struct Warp {
 
     Block* block;
     u32 index;
+    u32 whole;   // lanes it started with
     u32 live;    // lanes that have not ended
     u32 ready;   // lanes that can go on, the running one not among them
     u32 arrived; // lanes that wait at the operation

@@ -25,14 +25,17 @@ bool at_once(Block& block) {
     }
 }
 
-} // namespace
-
-Copies* copies_of(u32 thread) {
-    static thread_local std::unique_ptr<Copies[]> mine(new Copies[MAX_THREADS]);
-    Copies* copies = &mine[thread];
-    copies->first = copies->end = copies->first_group = copies->end_group = 0;
-    return copies;
+Copies& copies_of(Lane& lane) {
+    if (lane.copies == nullptr) {
+        static thread_local std::unique_ptr<Copies[]> mine(new Copies[MAX_THREADS]);
+        Copies* copies = &mine[lane.thread];
+        copies->first = copies->end = copies->first_group = copies->end_group = 0;
+        lane.copies = copies;
+    }
+    return *lane.copies;
 }
+
+} // namespace
 
 void start_copy(void* to, const void* from, u32 bytes, u32 line) {
     Block& block = *current->block;
@@ -42,13 +45,13 @@ void start_copy(void* to, const void* from, u32 bytes, u32 line) {
     }
     Copy copy{to, from, bytes};
     if (at_once(block)) return do_copy(copy);
-    Copies& copies = *current->copies;
+    Copies& copies = copies_of(*current);
     if (copies.end - copies.first == MAX_COPIES) fail("more than %u copies are under way (line %u)", MAX_COPIES, line);
     copies.copies[copies.end++ % MAX_COPIES] = copy;
 }
 
 void end_group() {
-    Copies& copies = *current->copies;
+    Copies& copies = copies_of(*current);
     if (copies.end_group - copies.first_group == MAX_GROUPS) {
         do_until(copies, copies.group_end[copies.first_group++ % MAX_GROUPS]);
     }
@@ -56,7 +59,7 @@ void end_group() {
 }
 
 void wait_for_groups(u32 pending) {
-    Copies& copies = *current->copies;
+    Copies& copies = copies_of(*current);
     while (copies.end_group - copies.first_group > pending) {
         do_until(copies, copies.group_end[copies.first_group++ % MAX_GROUPS]);
     }

@@ -24,7 +24,6 @@ struct Copies {
     Copy copies[MAX_COPIES];
 };
 
-Copies* copies_of(u32 thread);
 void start_copy(void* to, const void* from, u32 bytes, u32 line);
 void end_group();
 void wait_for_groups(u32 pending);

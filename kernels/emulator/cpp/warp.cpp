@@ -5,7 +5,11 @@
 namespace emulator {
 namespace {
 
-constexpr u32 POISON = 0xffffffff; // what a lane that has ended would have given
+constexpr u32 POISON = 0xffffffff; // what a lane that is not there would have given
+
+void need_all(const Warp& warp) {
+    if (warp.live != warp.whole) fail("%s after lanes %08x have ended (line %u)", name_of(warp.operation), warp.whole & ~warp.live, warp.line);
+}
 
 void shuffle_word(const Warp& warp, const u32* word, const u32* from, u32* out) {
     if (warp.live == ~0u) {
@@ -22,14 +26,19 @@ void shuffle_word(const Warp& warp, const u32* word, const u32* from, u32* out) 
 
 void do_nothing(Warp&) {}
 
-void do_shuffle(Warp& warp) { shuffle_word(warp, warp.in[0], warp.in[1], warp.out[0]); }
+void do_shuffle(Warp& warp) {
+    need_all(warp);
+    shuffle_word(warp, warp.in[0], warp.in[1], warp.out[0]);
+}
 
 void do_shuffle_wide(Warp& warp) {
+    need_all(warp);
     shuffle_word(warp, warp.in[0], warp.in[2], warp.out[0]);
     shuffle_word(warp, warp.in[1], warp.in[2], warp.out[1]);
 }
 
 void do_vote(Warp& warp) {
+    need_all(warp);
     u32 yes = 0;
     for (u32 lane = 0; lane < WARP; lane++) yes |= (warp.in[0][lane] != 0 ? 1u : 0u) << lane;
     yes &= warp.live;

@@ -11,10 +11,10 @@ const char* name_of(Operation operation);
 void report_deadlock(Block& block);
 [[noreturn]] void report_mixed(const Warp& warp, Operation operation, u32 line);
 
-// Does the operation the warp waits at, for all its lanes but `lane` makes them ready.
-inline void perform(Warp& warp, u32 lane) {
+// Does the operation the warp waits at. All its lanes can go on but `running`, which does already.
+inline void perform(Warp& warp, u32 running) {
     warp.operation(warp);
-    u32 others = warp.arrived & ~lane;
+    u32 others = warp.arrived & ~running;
     warp.arrived = 0;
     make_ready(warp, others);
 }
