@@ -26,6 +26,7 @@
 //   ballot(bool) any(bool) all(bool)
 //   exp2_fast log2_fast rcp_fast rsqrt_fast tanh_fast                        hardware approximations
 //   exp_f32 log_f32 tanh_f32 erf_f32 sqrt_f32 fma_f32 max_f32 min_f32 abs_f32
+//   mul_f32                                                                  rounded: never part of a fused multiply-add
 //   bits(f32) float_of(u32) popc ffs (1-based, 0 if none) clz INF
 //   atomic_add(u32* | f32*, v) atomic_max(u32*, v) atomic_cas(u32*, expected, wanted): what was there
 //   fence()                                                                  writes before it are seen first

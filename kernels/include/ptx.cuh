@@ -44,6 +44,7 @@ DEVICE f32 erf_f32(f32 v) { return erff(v); }
 DEVICE f32 sqrt_f32(f32 v) { return sqrtf(v); }
 DEVICE f32 abs_f32(f32 v) { return fabsf(v); }
 DEVICE f32 fma_f32(f32 a, f32 b, f32 c) { return fmaf(a, b, c); }
+DEVICE f32 mul_f32(f32 a, f32 b) { return __fmul_rn(a, b); }
 DEVICE f32 max_f32(f32 a, f32 b) { return fmaxf(a, b); }
 DEVICE f32 min_f32(f32 a, f32 b) { return fminf(a, b); }
 #define TM_APPROXIMATION(name, instruction)                        \
