@@ -32,9 +32,6 @@ template <u32 M, u32 N, u32 K, u32 WARPS_M, u32 WARPS_N, u32 STAGES> struct Gemm
     static constexpr u32 x_copies = M / rows_apart, w_copies = N / rows_apart;
     // Blocks that run at the same time take about 2048 rows of x and as many of w.
     static constexpr u32 group = 2048 / M;
-    // The epilogue's rows: 4 words beyond a multiple of 32, so that the 8 rows of a fragment hit different banks.
-    static constexpr u32 out_pitch = warp_n * 2 + 16;
-    static_assert(WARPS_M * WARPS_N * warp_m * out_pitch <= shared_bytes, "the epilogue takes the place of the stages");
     static_assert(x_copies % steps == 0 && w_copies % steps == 0, "each step copies the same share");
 };
 
@@ -209,59 +206,51 @@ DEVICE bool out_aligned(const GemmOut& to, u32 count, u32 size) {
     return (reinterpret_cast<u64>(to.out) % (count * size) | ((to.stride | to.column) & (count - 1))) == 0;
 }
 
-// f32: the four lanes of a fragment's row write 32 contiguous bytes, a whole sector.
-template <class Tile> DEVICE void store_f32(const Sums<Tile>& sums, const GemmOut& to) {
-    const bool pairs = out_aligned(to, 2, 4);
-    const u32 row = to.row + (lane() >> 2), column = to.n + (lane() & 3) * 2;
-#pragma unroll
-    for (u32 i = 0; i < Tile::warp_m / 16 * Sums<Tile>::across; i++) {
-        const u32 n = column + i % Sums<Tile>::across * 8;
-#pragma unroll
-        for (u32 half = 0; half < 2; half++) {
-            const u32 m = row + i / Sums<Tile>::across * 16 + half * 8;
-            const f32 first = sums.of[i][half * 2], second = sums.of[i][half * 2 + 1];
-            if (m >= to.m_end || n >= to.n_end) {
-                continue;
-            }
-            if (pairs && n + 1 < to.n_end) {
-                store8(out_at<f32>(to, m, n), {bits(first), bits(second)});
-                continue;
-            }
-            *out_at<f32>(to, m, n) = first;
-            if (n + 1 < to.n_end) {
-                *out_at<f32>(to, m, n + 1) = second;
-            }
-        }
+template <class V> DEVICE void write_two(u8* at, f32 first, f32 second) {
+    if constexpr (sizeof(V) == 4) {
+        store8(at, {bits(first), bits(second)});
+    } else {
+        store4(at, pack2<V>(first, second));
     }
 }
 
-// T: through the warp's own shared memory, so that 8 lanes write the 128 contiguous bytes of a row.
-template <class T, class Tile> DEVICE void store_narrow(const Sums<Tile>& sums, u8* shared, const GemmOut& to) {
-    static_assert(Tile::warp_n == 64, "8 lanes store a row");
-    u8* mine = shared + warp() * (Tile::warp_m * Tile::out_pitch);
-    u8* fragment = mine + (lane() >> 2) * Tile::out_pitch + (lane() & 3) * 4;
+// Through the warp's own shared memory, 16 rows at a time, so that 8 or 16 lanes write the contiguous bytes of a row.
+template <class V, class Tile> DEVICE void store(const Sums<Tile>& sums, u8* shared, const GemmOut& to) {
+    constexpr u32 size = sizeof(V), row_bytes = Tile::warp_n * size, piece = 16 / size;
+    // The rows of a fragment are 4 (V = T) or 8 (f32) banks apart: its lanes hit all 32.
+    constexpr u32 pitch = row_bytes + 8 * size;
+    constexpr u32 lanes = row_bytes / 16, at_once = 32 / lanes;
+    static_assert(Tile::threads / 32 * 16 * pitch <= Tile::shared_bytes, "the rows take the place of the stages");
+    u8* mine = shared + warp() * (16 * pitch);
+    u8* fragment = mine + (lane() >> 2) * pitch + (lane() & 3) * (2 * size);
+    const u8* from = mine + lane() / lanes * pitch + lane() % lanes * 16;
+    const bool whole = out_aligned(to, piece, size);
+    const u32 n = to.n + lane() % lanes * piece;
 #pragma unroll
-    for (u32 i = 0; i < Tile::warp_m / 16 * Sums<Tile>::across; i++) {
-        u8* at = fragment + i / Sums<Tile>::across * (16 * Tile::out_pitch) + i % Sums<Tile>::across * 16;
-        store4(at, pack2<T>(sums.of[i][0], sums.of[i][1]));
-        store4(at + 8 * Tile::out_pitch, pack2<T>(sums.of[i][2], sums.of[i][3]));
-    }
-    sync_warp();
-    const bool whole = out_aligned(to, 8, 2);
-    const u32 row = lane() >> 3, piece = lane() & 7, n = to.n + piece * 8;
-#pragma unroll 4
-    for (u32 i = row; i < Tile::warp_m; i += 4) {
-        const u8* from = mine + i * Tile::out_pitch + piece * 16;
-        const u32 m = to.row + i;
-        if (m >= to.m_end) {
-            break;
+    for (u32 i = 0; i < Tile::warp_m / 16; i++) {
+        sync_warp();
+#pragma unroll
+        for (u32 j = 0; j < Sums<Tile>::across; j++) {
+            const f32(&four)[4] = sums.of[i * Sums<Tile>::across + j];
+            write_two<V>(fragment + j * (8 * size), four[0], four[1]);
+            write_two<V>(fragment + j * (8 * size) + 8 * pitch, four[2], four[3]);
         }
-        if (whole && n + 8 <= to.n_end) {
-            store16(out_at<T>(to, m, n), load16(from));
-            continue;
-        }
-        for (u32 j = 0; j < 8 && n + j < to.n_end; j++) {
-            *out_at<T>(to, m, n + j) = reinterpret_cast<const T*>(from)[j];
+        sync_warp();
+#pragma unroll
+        for (u32 row = 0; row < 16; row += at_once) {
+            const u32 m = to.row + i * 16 + row + lane() / lanes;
+            if (m >= to.m_end || n >= to.n_end) {
+                continue;
+            }
+            if (whole && n + piece <= to.n_end) {
+                store16(out_at<V>(to, m, n), load16(from + row * pitch));
+                continue;
+            }
+            const u32 count = to.n_end - n < piece ? to.n_end - n : piece;
+#pragma unroll 1
+            for (u32 k = 0; k < count; k++) {
+                *out_at<V>(to, m, n + k) = reinterpret_cast<const V*>(from + row * pitch)[k];
+            }
         }
     }
 }
@@ -305,11 +294,11 @@ DEVICE void gemm(const T* x, const T* w, const f32* bias, void* out, u32 m, u32 
     if (bias) {
         add_bias(sums, bias, to.n, n);
     }
+    sync_block(); // the stages are read
     if (out_f32) {
-        store_f32(sums, to);
+        store<f32>(sums, shared, to);
     } else {
-        sync_block(); // the stages are read
-        store_narrow<T>(sums, shared, to);
+        store<T>(sums, shared, to);
     }
 }
 
