@@ -45,10 +45,23 @@ impl Counts {
     }
 }
 
+/// The size that a step of `tokens` sequences is padded to, so that few sizes occur: 1, 2, 4, 8, 16, 24, … 64,
+/// 80, … 256, 288, …
+pub fn bucket(tokens: usize) -> usize {
+    match tokens {
+        0..=8 => tokens.next_power_of_two(),
+        9..=64 => tokens.next_multiple_of(8),
+        65..=256 => tokens.next_multiple_of(16),
+        _ => tokens.next_multiple_of(32),
+    }
+}
+
 /// The arrays of one step where the device reads them, and the pinned memory they come from.
 pub struct Batch {
     pub room: Room,
     pub counts: Counts,
+    /// Tokens that decode steps are padded to; `None`: the step runs at its own size.
+    bucket: Option<usize>,
     device: Memory,
     staging: Pinned<u32>,
     /// Tells when the last copy out of `staging` ran.
@@ -61,6 +74,7 @@ impl Batch {
         Ok(Self {
             room,
             counts: Counts::default(),
+            bucket: None,
             device: gpu.alloc(4 * words)?,
             staging: gpu.pinned(words)?,
             copied: gpu.event()?,
@@ -70,6 +84,30 @@ impl Batch {
     /// Address of the header.
     pub fn ptr(&self) -> u64 {
         self.device.ptr()
+    }
+
+    /// What a decode step is padded to, if it is one and may be padded.
+    pub fn bucket(&self) -> Option<usize> {
+        self.bucket
+    }
+
+    /// Tokens that kernels run over: at least `counts.tokens`. The next two likewise.
+    pub fn grid_tokens(&self) -> usize {
+        self.bucket.unwrap_or(self.counts.tokens)
+    }
+
+    pub fn grid_rows(&self) -> usize {
+        self.bucket.unwrap_or(self.counts.rows)
+    }
+
+    pub fn grid_decode(&self) -> usize {
+        self.bucket.unwrap_or(self.counts.decode)
+    }
+
+    /// Lets kernels run over a whole bucket if this is a decode step, so that it can be recorded.
+    pub fn pad(&mut self) {
+        let most = self.room.tokens.min(self.room.seqs).min(self.room.rows);
+        self.bucket = Some(bucket(self.counts.tokens).min(most)).filter(|_| self.counts.is_decode());
     }
 
     /// Packs `step` and queues its copy.
@@ -85,6 +123,7 @@ impl Batch {
         let mut words = Words { to: self.staging.as_mut_slice(), used: HEADER };
         self.counts = pack(&mut words, step, block_tokens, tile.0);
         let used = words.used;
+        self.bucket = None;
         gpu.queue_upload(self.device.ptr(), &self.staging, used)?;
         self.copied.record()
     }
@@ -166,6 +205,17 @@ fn pack(words: &mut Words<'_>, step: &Step<'_>, block_tokens: usize, tile: usize
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn buckets_hold_what_they_are_for_and_waste_little() {
+        for tokens in 1..=1024 {
+            let size = bucket(tokens);
+            assert!(size >= tokens && bucket(size) == size);
+            assert!(size < 2 * tokens, "{tokens} in {size}");
+        }
+        let sizes: std::collections::BTreeSet<usize> = (1..=512).map(bucket).collect();
+        assert!(sizes.len() <= 32, "{} sizes", sizes.len());
+    }
 
     #[test]
     fn a_step_is_packed_as_kernels_read_it() {

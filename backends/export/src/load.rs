@@ -203,8 +203,7 @@ fn prepare<P: Platform>(
     let progress = &mut |bytes| drop(events.send(Event::Read(bytes)));
     let how = How { shard, dtype: files.dtype, context: files.context, progress };
     let model = Transformer::load(&mut device, &files.config, &files.weights, how)?;
-    let usual = if model.dtype == Dtype::F32 { Dtype::F32 } else { Dtype::Bf16 };
-    let kv_dtype = files.kv_dtype.unwrap_or(usual);
+    let kv_dtype = files.kv_dtype.unwrap_or_else(|| device.kv_dtype(model.dtype));
     drop(files);
     let facts = Facts {
         free: device.free_memory(),

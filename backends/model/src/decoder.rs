@@ -77,8 +77,15 @@ impl<D: Device> Transformer<D> {
     /// The KV cache this rank needs.
     pub fn cache_shape(&self, block_tokens: usize, blocks: usize, dtype: Dtype) -> CacheShape {
         let heads = self.shape.heads;
-        let (layers, kv_heads, head_dim) = (self.layers.len(), heads.kv, heads.dim);
-        CacheShape { layers, kv_heads, head_dim, block_tokens, blocks, dtype }
+        CacheShape {
+            layers: self.layers.len(),
+            query_heads: heads.query,
+            kv_heads: heads.kv,
+            head_dim: heads.dim,
+            block_tokens,
+            blocks,
+            dtype,
+        }
     }
 
     /// Bytes of activations and kept logits, all f32.

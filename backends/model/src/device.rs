@@ -144,6 +144,8 @@ pub struct QkNorm<'a, V> {
 #[derive(Clone, Copy, Debug)]
 pub struct CacheShape {
     pub layers: usize,
+    /// Of the attention that reads it.
+    pub query_heads: usize,
     pub kv_heads: usize,
     pub head_dim: usize,
     pub block_tokens: usize,
@@ -191,6 +193,10 @@ pub trait Device {
     /// `cos` and `sin` are `[positions, half]`; the first `2 * half` dimensions of a head rotate, as
     /// pairs `(i, i + half)` (Hugging Face's half-split layout).
     fn rope(&mut self, cos: &[f32], sin: &[f32], half: usize) -> Result<Self::Rope, Error>;
+    /// Element type of keys and values beside weights of `weights`, if nobody asks for another.
+    fn kv_dtype(&self, weights: Dtype) -> Dtype {
+        if weights == Dtype::F32 { Dtype::F32 } else { Dtype::Bf16 }
+    }
     fn cache(&mut self, shape: CacheShape) -> Result<Self::Cache, Error>;
     /// An empty batch, and room for `rows` results.
     fn batch(

@@ -37,6 +37,7 @@ impl Case {
         let per_seq = self.lengths.iter().max().unwrap().div_ceil(self.block_tokens);
         let shape = CacheShape {
             layers: 2,
+            query_heads: heads.query,
             kv_heads: heads.kv,
             head_dim: heads.dim,
             block_tokens: self.block_tokens,
