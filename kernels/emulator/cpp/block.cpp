@@ -13,7 +13,7 @@
 
 namespace emulator {
 
-__thread Lane* current;
+__thread Lane* current __attribute__((tls_model("initial-exec")));
 
 namespace {
 

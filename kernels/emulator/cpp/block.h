@@ -84,7 +84,7 @@ struct Block {
 };
 
 // The lane that runs on this OS thread.
-extern __thread Lane* current;
+extern __thread Lane* current __attribute__((tls_model("initial-exec")));
 
 // Runs all threads of a block. False: `failure` says why they were given up.
 bool run_block(Block& block);

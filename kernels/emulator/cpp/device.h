@@ -10,6 +10,7 @@
 #include "warp.h"
 
 #define DEVICE static inline
+#define TM_INSTANCE inline
 #define TM_JOIN_(a, b) a##b
 #define TM_JOIN(a, b) TM_JOIN_(a, b)
 #define KERNEL(threads, min_blocks)                                                  \
@@ -48,6 +49,12 @@ DEVICE void fence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 DEVICE u32 bits(f32 v) { return emulator::bits_of(v); }
 DEVICE f32 float_of(u32 v) { return emulator::from_bits(v); }
 DEVICE u32 popc(u32 v) { return static_cast<u32>(__builtin_popcount(v)); }
+DEVICE u32 permute_bytes(u32 a, u32 b, u32 selector) {
+    u64 both = static_cast<u64>(b) << 32 | a;
+    u32 r = 0;
+    for (u32 i = 0; i < 4; i++) r |= static_cast<u32>(both >> (selector >> 4 * i & 7) * 8 & 255) << 8 * i;
+    return r;
+}
 DEVICE u32 ffs(u32 v) { return static_cast<u32>(__builtin_ffs(static_cast<int>(v))); }
 DEVICE u32 clz(u32 v) { return v == 0 ? 32 : static_cast<u32>(__builtin_clz(v)); }
 DEVICE f32 exp_f32(f32 v) { return std::exp(v); }
@@ -71,9 +78,9 @@ DEVICE f32 to_f32(f32 v) { return v; }
 DEVICE f32 to_f32(bf16 v) { return emulator::widen_one(v); }
 DEVICE f32 to_f32(f16 v) { return emulator::widen_one(v); }
 template <class T> T from_f32(f32 v);
-template <> inline f32 from_f32<f32>(f32 v) { return v; }
-template <> inline bf16 from_f32<bf16>(f32 v) { return emulator::narrow_bf16(v); }
-template <> inline f16 from_f32<f16>(f32 v) { return emulator::narrow_f16(v); }
+template <> TM_INSTANCE f32 from_f32<f32>(f32 v) { return v; }
+template <> TM_INSTANCE bf16 from_f32<bf16>(f32 v) { return emulator::narrow_bf16(v); }
+template <> TM_INSTANCE f16 from_f32<f16>(f32 v) { return emulator::narrow_f16(v); }
 template <class T> u32 pack2(f32 lo, f32 hi) {
     return from_f32<T>(lo).bits | static_cast<u32>(from_f32<T>(hi).bits) << 16;
 }
@@ -157,9 +164,9 @@ DEVICE void ldmatrix_x2_trans(u32 (&r)[2], const void* row, TM_LINE) {
     emulator::ldmatrix(emulator::do_ldmatrix_x2_trans, r, row, line);
 }
 template <class T> void mma_16816(f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2], TM_LINE);
-template <> inline void mma_16816<bf16>(f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2], u32 line) {
+template <> TM_INSTANCE void mma_16816<bf16>(f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2], u32 line) {
     emulator::mma(emulator::do_mma_bf16, d, a, b, line);
 }
-template <> inline void mma_16816<f16>(f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2], u32 line) {
+template <> TM_INSTANCE void mma_16816<f16>(f32 (&d)[4], const u32 (&a)[4], const u32 (&b)[2], u32 line) {
     emulator::mma(emulator::do_mma_f16, d, a, b, line);
 }

@@ -29,6 +29,12 @@ const Kernel* find_kernel(const char* name) {
     return nullptr;
 }
 
+std::string kernel_names() {
+    std::string names;
+    for (const Kernel& kernel : kernels()) names.append(kernel.name).append("\n");
+    return names;
+}
+
 void register_kernel(const Kernel& kernel) {
     if (find_kernel(kernel.name) != nullptr) {
         std::fprintf(stderr, "emulator: two kernels are called %s\n", kernel.name);

@@ -1,6 +1,7 @@
 // Kernels by name, as REGISTER enters them.
 #pragma once
 
+#include <string>
 #include <type_traits>
 #include <utility>
 
@@ -20,6 +21,8 @@ struct Kernel {
 
 // Null if there is none.
 const Kernel* find_kernel(const char* name);
+// Names, a line each.
+std::string kernel_names();
 void register_kernel(const Kernel& kernel);
 
 // KERNEL(threads, …) stands before the name it belongs to, so its number waits here for REGISTER.

@@ -7,6 +7,7 @@
 
 #include "pool.h"
 #include "settings.h"
+#include "traps.h"
 
 namespace emulator {
 namespace {
@@ -54,6 +55,7 @@ struct GridJob final : Job {
 
 bool run_grid(const Launch& launch, std::string& failure) {
     static std::atomic<u32> launches{0};
+    catch_traps();
     GridJob job(launch, launches++);
     run_in_pool(job, job.total);
     failure = job.failure;

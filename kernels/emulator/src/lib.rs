@@ -1,1 +1,15 @@
 //! CUDA kernels on the CPU, and a driver library that runs them: for tests only.
+//!
+//! [`preload`] loads the library in the driver's place, before the backend looks for one. The kernels in it are those
+//! of `kernels/*.cu`, compiled by a C++ compiler over `cpp/`: one fiber per thread, warps that meet, copies that come
+//! late, memory that starts as NaN.
+//!
+//! The environment: `TM_EMULATOR_CC` (80, 90), `TM_EMULATOR_DEVICES`, `TM_EMULATOR_SMS`, `TM_EMULATOR_MEMORY` (bytes),
+//! `TM_EMULATOR_FAIL_LAUNCH` (kernels until one fails), `TM_EMULATOR_DELAY` (microseconds before a stream's work),
+//! `TM_EMULATOR_SCHEDULE` (0 forward, 1 reverse, 2 random; blocks take turns otherwise), `TM_EMULATOR_THREADS`.
+
+mod control;
+mod library;
+
+pub use control::{Counters, Fault, counters, image, recover, report, set};
+pub use library::{LIBRARY, NCCL_LIBRARY, is_real_gpu, preload, preload_nccl};
