@@ -17,7 +17,7 @@ pub fn embed(
     scale: f32,
     out: &mut Buffer,
 ) -> Result<(), Error> {
-    out.set_rows(batch.counts.tokens);
+    out.set_rows(batch.grid_tokens());
     let grid = Grid { blocks: [batch.grid_tokens() as u32, 1, 1], threads: 128, shared: 0 };
     let args = [
         Arg::Ptr(batch.ptr()),

@@ -11,7 +11,7 @@ const MANY: u64 = 1024;
 
 /// `out[r] = x[batch.rows[r]]`
 pub fn gather_rows(gpu: &Gpu, batch: &Batch, x: &Buffer, out: &mut Buffer) -> Result<(), Error> {
-    out.set_rows(batch.counts.rows);
+    out.set_rows(batch.grid_rows());
     let grid = Grid { blocks: [batch.grid_rows() as u32, 1, 1], threads: 128, shared: 0 };
     let args = [Arg::Ptr(batch.ptr()), Arg::Ptr(x.ptr()), Arg::Ptr(out.ptr()), Arg::U32(x.cols as u32)];
     gpu.launch("gather_rows_f32", grid, &args)
