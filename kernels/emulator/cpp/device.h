@@ -64,7 +64,11 @@ DEVICE f32 erf_f32(f32 v) { return std::erf(v); }
 DEVICE f32 sqrt_f32(f32 v) { return std::sqrt(v); }
 DEVICE f32 abs_f32(f32 v) { return std::fabs(v); }
 DEVICE f32 fma_f32(f32 a, f32 b, f32 c) { return std::fma(a, b, c); }
-DEVICE f32 mul_f32(f32 a, f32 b) { return a * b; }
+DEVICE f32 mul_f32(f32 a, f32 b) {
+    f32 product = a * b;
+    asm("" : "+m"(product)); // C++ compilers fuse too
+    return product;
+}
 DEVICE f32 max_f32(f32 a, f32 b) { return std::fmax(a, b); }
 DEVICE f32 min_f32(f32 a, f32 b) { return std::fmin(a, b); }
 DEVICE f32 exp2_fast(f32 v) { return std::exp2(v); }
