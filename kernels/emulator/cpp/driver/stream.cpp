@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "control.h"
+#include "for_nccl.h"
 #include "graph.h"
 
 namespace driver {
@@ -271,10 +272,13 @@ API cuLaunchHostFunc(void* stream, void (*call)(void*), void* data) {
     return enqueue(stream, [call, data] { call(data); });
 }
 
-// For other libraries that work on streams: `run` once per execution, `drop` when the work is forgotten.
 API tm_emulator_enqueue(void* stream, void (*run)(void*), void (*drop)(void*), void* data) {
     std::shared_ptr<void> held(data, drop);
     return enqueue(stream, [held, run] { run(held.get()); });
+}
+
+API tm_emulator_error(int ordinal) {
+    return device(ordinal) == nullptr ? INVALID_DEVICE : device(ordinal)->error.load();
 }
 
 API tm_emulator_fail(int ordinal, Status status) {
