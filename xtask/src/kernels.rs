@@ -28,6 +28,11 @@ pub(crate) fn task(options: &Kernels) -> Result<()> {
     if options.check { gate::check(&mut manifest) } else { Ok(()) }
 }
 
+/// Compiles what is not up to date.
+pub(crate) fn build() -> Result<()> {
+    compile::all().map(drop)
+}
+
 /// Where everything made of the kernels lies.
 fn folder() -> PathBuf {
     root().join("target/kernels")

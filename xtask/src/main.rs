@@ -1,9 +1,11 @@
-//! Tasks of the repository: `cargo xtask test`, `cargo xtask plugins`, `cargo xtask kernels`, `cargo xtask bench …`.
+//! Tasks of the repository: `cargo xtask test`, `cargo xtask plugins`, `cargo xtask kernels`, `cargo xtask gpu`,
+//! `cargo xtask bench …`.
 //!
 //! Invariant: runs other programs and reads what they print; links nothing of Tokenmill.
 #![allow(clippy::print_stdout, reason = "a task speaks to the terminal")]
 
 mod bench;
+mod gpu;
 mod kernels;
 mod plugins;
 mod process;
@@ -27,6 +29,8 @@ enum Task {
     Plugins(plugins::Plugins),
     /// Compile kernels/*.cu ahead of time into target/kernels/, from where a build embeds them.
     Kernels(kernels::Kernels),
+    /// Make target/gpu-check/: what a machine with an NVIDIA GPU needs to check and measure the CUDA backend.
+    Gpu,
     /// Measure, against a named peer in the same run, and write JSON to bench/results/.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -37,6 +41,7 @@ fn main() -> anyhow::Result<()> {
         Task::Test => test::all(),
         Task::Plugins(which) => plugins::task(&which),
         Task::Kernels(options) => kernels::task(&options),
+        Task::Gpu => gpu::prepare(),
         Task::Bench(which) => bench::run(which),
     }
 }

@@ -3,7 +3,7 @@
 
 use super::{
     intent::{INTENTS, Intent, SHOWN},
-    manifest::{Image, Kernel, Manifest, Resources},
+    manifest::{Kernel, Manifest, Resources},
     occupancy::Multiprocessor,
     sass::Disassembler,
 };
@@ -48,20 +48,23 @@ fn disassemble(manifest: &mut Manifest) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// Everything that is wrong, one text each.
+/// Everything that is wrong, one text each; what is wrong on several architectures is told once.
 fn faults(manifest: &Manifest) -> Vec<String> {
-    let mut faults = Vec::new();
+    let mut places: BTreeMap<(&str, String), Vec<&str>> = BTreeMap::new();
     for image in &manifest.images {
-        let place = format!("{} of {}", image.file, image.arch);
-        faults.extend(image.warnings.iter().map(|warning| format!("{place}: {warning}")));
+        let mut add = |of, fault| places.entry((of, fault)).or_default().push(&image.arch);
+        image.warnings.iter().for_each(|warning| add(image.stem(), warning.clone()));
         if image.kernels.is_empty() {
-            faults.push(format!("{place}: no kernel was found in it"));
+            add(image.stem(), "no kernel was found in it".to_owned());
         }
-        for kernel in image.kernels.iter().filter(|_| is_machine_code(image)) {
-            let of = format!("{} ({})", kernel.name, image.arch);
-            faults.extend(of_kernel(kernel, &image.arch).into_iter().map(|fault| format!("{of}: {fault}")));
+        for kernel in image.kernels.iter().filter(|_| image.is_machine_code()) {
+            of_kernel(kernel, &image.arch).into_iter().for_each(|fault| add(&kernel.name, fault));
         }
     }
+    let mut faults: Vec<String> = places
+        .into_iter()
+        .map(|((of, fault), archs)| format!("{of} ({}): {fault}", archs.join(", ")))
+        .collect();
     for intent in INTENTS {
         let mut kernels = manifest.images.iter().flat_map(|image| &image.kernels);
         if !kernels.any(|kernel| intent.is_for(&kernel.name)) {
@@ -97,7 +100,9 @@ fn of_kernel(kernel: &Kernel, arch: &str) -> Vec<String> {
     for missing in intended.iter().filter(|name| !found.contains_key(**name)) {
         faults.push(format!("no {missing} where it is intended"));
     }
-    for local in ["LDL", "STL"].iter().filter(|name| found.contains_key(**name)) {
+    // The compiler's report and its code should agree.
+    let is_local = |name: &&&str| found.contains_key(**name) && stack + spill_stores + spill_loads == 0;
+    for local in ["LDL", "STL"].iter().filter(is_local) {
         faults.push(format!("{local}: it uses local memory"));
     }
     faults
@@ -106,7 +111,7 @@ fn of_kernel(kernel: &Kernel, arch: &str) -> Vec<String> {
 /// A line per kernel and what it takes; architectures for which it takes the same share one.
 fn table(manifest: &Manifest) -> String {
     let mut rows: BTreeMap<(&str, String), Vec<&str>> = BTreeMap::new();
-    for image in manifest.images.iter().filter(|image| is_machine_code(image)) {
+    for image in manifest.images.iter().filter(|image| image.is_machine_code()) {
         for kernel in &image.kernels {
             let arch = image.arch.trim_start_matches("sm_");
             rows.entry((&kernel.name, row(kernel, &image.arch))).or_default().push(arch);
@@ -131,10 +136,6 @@ fn row(kernel: &Kernel, arch: &str) -> String {
     let instructions: Vec<String> = SHOWN.iter().filter_map(count).collect();
     let spills = used.spill_stores + used.spill_loads;
     format!("{:>9} {:>7} {spills:>6} {blocks:>6}|{}", used.registers, used.shared, instructions.join(", "))
-}
-
-fn is_machine_code(image: &Image) -> bool {
-    image.arch.starts_with("sm_")
 }
 
 #[cfg(test)]

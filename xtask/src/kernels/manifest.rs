@@ -75,6 +75,15 @@ impl Manifest {
 }
 
 impl Image {
+    pub(super) fn is_machine_code(&self) -> bool {
+        self.arch.starts_with("sm_")
+    }
+
+    /// `gemm` of `gemm.cubin`.
+    pub(super) fn stem(&self) -> &str {
+        self.file.split('.').next().unwrap_or_default()
+    }
+
     /// What compilers and disassemblers read.
     pub(super) fn path(&self) -> PathBuf {
         folder().join(&self.arch).join(&self.file)
