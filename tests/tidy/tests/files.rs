@@ -9,6 +9,7 @@ use std::{
 
 const MAX_RUST_LINES: usize = 500;
 const MAX_FUNCTION_LINES: usize = 60;
+const MAX_KERNEL_LINES: usize = 600;
 /// Folders whose crates may contain `unsafe`.
 const UNSAFE_FOLDERS: &[&str] = &[
     "host/backend",
@@ -28,6 +29,26 @@ fn rust_files_stay_small() {
     let list: Vec<_> =
         long.map(|(path, text)| format!("{}: {} lines", path.display(), text.lines().count())).collect();
     assert!(list.is_empty(), "over {MAX_RUST_LINES} lines:\n{}", list.join("\n"));
+}
+
+#[test]
+fn kernels_stay_small_open_with_their_contract_and_use_no_header_of_cuda() {
+    let mut wrong = Vec::new();
+    for (path, text) in files(&["kernels"], &["cu", "cuh", "cpp", "h"]) {
+        let shown = path.display();
+        if text.lines().count() > MAX_KERNEL_LINES {
+            wrong.push(format!("{shown}: over {MAX_KERNEL_LINES} lines"));
+        }
+        if path.extension().is_none_or(|extension| extension != "cu" && extension != "cuh") {
+            continue;
+        }
+        if !text.starts_with("// ") {
+            wrong.push(format!("{shown}: does not open with its contract"));
+        }
+        let foreign = text.lines().filter(|line| line.starts_with("#include <"));
+        wrong.extend(foreign.map(|line| format!("{shown}: {line}")));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
@@ -105,19 +126,20 @@ fn function_name(code: &str) -> Option<String> {
 
 /// All Rust files of the repository with their text, by path relative to its root.
 fn sources() -> Vec<(PathBuf, String)> {
+    files(&["backends", "host", "tests", "xtask", "examples", "plugins", "kernels"], &["rs"])
+}
+
+fn files(folders: &[&str], extensions: &[&str]) -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut found = Vec::new();
-    let mut folders: Vec<PathBuf> = ["backends", "host", "tests", "xtask", "examples", "plugins", "kernels"]
-        .iter()
-        .map(|name| root.join(name))
-        .collect();
+    let mut folders: Vec<PathBuf> = folders.iter().map(|name| root.join(name)).collect();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).into_iter().flatten() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 let built = path.file_name().is_some_and(|name| name == "target");
                 folders.extend((!built).then_some(path));
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path.extension().is_some_and(|is| extensions.iter().any(|wanted| is == *wanted)) {
                 let text = fs::read_to_string(&path).unwrap();
                 found.push((path.strip_prefix(&root).unwrap().to_path_buf(), text));
             }

@@ -14,6 +14,12 @@ const LADDER: &[(&str, &[&str])] = &[
         "tokenmill-backend-cpu",
         &["tokenmill-backend-abi", "tokenmill-backend-export", "tokenmill-backend-model"],
     ),
+    (
+        "tokenmill-backend-cuda",
+        &["tokenmill-backend-export", "tokenmill-backend-model", "tokenmill-kernels"],
+    ),
+    ("tokenmill-kernels", &[]),
+    ("tokenmill-emulator", &[]),
     ("tokenmill-backend-null", &["tokenmill-backend-abi"]),
     ("tokenmill-kv", &[]),
     ("tokenmill-policy", &[]),
