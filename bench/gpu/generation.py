@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Greedy answers of the CUDA library against those of the CPU backend, over HTTP, many requests at once.
 
-generation.py TOKENMILL LIBRARY MODEL [REFERENCES]: prints one JSON object, exits 1 if an answer differs elsewhere than
+generation.py TOKENMILL BACKEND MODEL [REFERENCES]: prints one JSON object, exits 1 if an answer differs elsewhere than
 at a tie closer than 0.125 nat. REFERENCES: a folder of answers by transformers (tests/fixtures/smollm2), where MODEL is
 the real SmolLM2; they then take the CPU backend's place.
 """
@@ -87,7 +87,7 @@ def compare(ours, theirs):
 
 
 def main():
-    tokenmill, library, model, *folder = sys.argv[1:]
+    tokenmill, backend, model, *folder = sys.argv[1:]
     vocab = json.loads((Path(model) / "config.json").read_text())["vocab_size"]
     chance = random.Random(1)
     prompts = [[chance.randrange(vocab) for _ in range(length)] for length in LENGTHS]
@@ -96,7 +96,7 @@ def main():
     else:
         with Server(tokenmill, "cpu", model) as cpu:
             expected = cpu.answers(prompts)
-    with Server(tokenmill, library, model) as cuda:
+    with Server(tokenmill, backend, model) as cuda:
         got = cuda.answers(prompts)
     rows = [compare(*pair) for pair in zip(got, expected)]
     wrong = [(len(prompt), row) for prompt, row in zip(prompts, rows) if row[2] is not None and row[2] >= TIE]

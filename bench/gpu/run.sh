@@ -12,8 +12,9 @@ out=${OUT:-$here/out}
 mkdir -p "$out"
 export TOKENMILL_REAL_GPU=1 TOKENMILL_FIXTURES=$here/fixtures RUST_BACKTRACE=0
 export PATH=$PATH:/usr/local/cuda/bin
-library=$here/libtokenmill_cuda.so
-results=() failed=0 model=${SMOLLM2:-}
+results=() failed=0
+# SmolLM2's folder: the real model, or random weights of its geometry.
+real=${TOKENMILL_SMOLLM2:-} random=$out/smollm2-135m
 
 has() { command -v "$1" >/dev/null; }
 
@@ -56,43 +57,48 @@ part() {
 skip() { record "$1" skipped 0 "$2"; }
 
 # Every operation against f64 on the CPU.
-kernels() { part kernels 120 ./kernels --test-threads=1; }
+kernels() { part kernels 90 bin/test-kernels --test-threads=1; }
 
-# The ABI: the suite of `tokenmill backend check` on small models of every architecture, and the backend's own tests.
+# The ABI: the suite of `tokenmill backend check` on small models, then the backend's own tests.
 conformance() {
     local each
     for each in llama-gqa qwen3 gemma3; do
-        part "conformance-$each" 40 ./tokenmill backend check "$library" --model "fixtures/models/$each"
+        part "conformance-$each" 25 bin/tokenmill backend check cuda --model "fixtures/models/$each"
     done
-    for each in tests/*; do
-        [ -x "$each" ] && part "test-$(basename "$each")" 60 "$each" --test-threads=1
+    make_model
+    for each in bin/test-*; do
+        [ "$each" = bin/test-kernels ] && continue
+        part "$(basename "$each")" 60 env TOKENMILL_SMOLLM2="${real:-$random}" "$each" --test-threads=1
     done
 }
 
-# SmolLM2 (its folder in $SMOLLM2) against transformers, or random weights of its geometry against the CPU backend.
+make_model() {
+    [ -z "$real" ] && [ ! -f "$random/config.json" ] || return
+    has python3 && python3 make_model.py smollm2-135m "$random"
+}
+
+# SmolLM2 against transformers, or random weights of its geometry against the CPU backend; then its speed.
 model() {
     has python3 || { skip model "no python3"; return; }
-    if [ -n "$model" ]; then
-        part model 90 python3 generation.py ./tokenmill "$library" "$model" fixtures/smollm2
+    make_model
+    if [ -n "$real" ]; then
+        part model 90 python3 generation.py bin/tokenmill cuda "$real" fixtures/smollm2
     else
-        model=$out/smollm2-135m
-        [ -f "$model/model.safetensors" ] || python3 make_model.py smollm2-135m "$model"
-        part model 90 python3 generation.py ./tokenmill "$library" "$model"
+        part model 90 python3 generation.py bin/tokenmill cuda "$random"
     fi
     local sequences
     for sequences in 1 64; do
-        part "model-decode-$sequences" 40 ./tokenmill bench "$model" --backend "$library" --json \
+        part "model-decode-$sequences" 30 bin/tokenmill bench "${real:-$random}" --backend cuda --json \
             --sequences $sequences --prompt 256 --generate 128 --kv-cache-memory-bytes 2000000000
     done
-    [ -n "${SMOLLM2:-}" ] || rm -rf "$model"
 }
 
 # Ours and the peers by turns.
 bench() {
     if has python3; then
-        part bench 240 python3 peers.py ./bench_cuda
+        part bench 200 python3 peers.py bin/bench_cuda
     else
-        part bench 240 ./bench_cuda
+        part bench 200 bin/bench_cuda
     fi
 }
 
@@ -101,8 +107,8 @@ sanitizer() {
     has compute-sanitizer || { skip sanitizer "no compute-sanitizer"; return; }
     local tool
     for tool in memcheck racecheck synccheck initcheck; do
-        part "sanitizer-$tool" 60 compute-sanitizer --tool $tool --error-exitcode 9 --launch-timeout 0 \
-            ./kernels --test-threads=1
+        part "sanitizer-$tool" 45 compute-sanitizer --tool $tool --error-exitcode 9 \
+            bin/test-kernels --test-threads=1
     done
 }
 
@@ -136,6 +142,7 @@ rm -f "$out"/*.json
 for each in "${@:-kernels conformance model bench sanitizer}"; do
     for one in $each; do $one; done
 done
+rm -rf "$random"
 report >"$out/.gpu" && mv "$out/.gpu" "$out/gpu.json"
 echo "written to $out/gpu.json"
 exit $failed

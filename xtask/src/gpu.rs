@@ -23,8 +23,7 @@ const FIXTURES: [&str; 2] = ["models", "smollm2"];
 /// Something that cargo built.
 struct Artifact {
     name: String,
-    /// `bin`, `example`, `test`, `cdylib`.
-    kind: String,
+    is_test: bool,
     path: PathBuf,
 }
 
@@ -32,19 +31,17 @@ pub(crate) fn prepare() -> Result<()> {
     kernels::build()?;
     let folder = root().join("target/gpu-check");
     let _ = fs::remove_dir_all(&folder);
-    fs::create_dir_all(folder.join("tests"))?;
-    let packages = ["--release", "-p", PACKAGE, "-p", "tokenmill-cli", "--lib", "--bins", "--examples"];
-    for artifact in artifacts("build", &packages)? {
-        let is_library = artifact.kind == "cdylib" && artifact.name == "tokenmill_cuda";
-        let is_program = artifact.name == "tokenmill" || artifact.kind == "example";
-        if is_library || is_program {
-            strip(&artifact.path, &folder.join(artifact.path.file_name().unwrap_or_default()))?;
-        }
+    // All beside each other, as the libraries are looked for.
+    let programs = folder.join("bin");
+    fs::create_dir_all(&programs)?;
+    let packages = ["-p", PACKAGE, "-p", "tokenmill-backend-cpu", "-p", "tokenmill-cli"];
+    for artifact in artifacts("build", &[&packages[..], &["--lib", "--bins", "--examples"]].concat())? {
+        strip(&artifact.path, &programs.join(artifact.path.file_name().unwrap_or_default()))?;
     }
-    for artifact in artifacts("test", &["--release", "--no-run", "-p", PACKAGE, "--test", "*"])? {
-        let place =
-            if artifact.name == "kernels" { "kernels".into() } else { format!("tests/{}", artifact.name) };
-        strip(&artifact.path, &folder.join(place))?;
+    for artifact in artifacts("test", &["--no-run", "-p", PACKAGE, "--test", "*"])? {
+        if artifact.is_test {
+            strip(&artifact.path, &programs.join(format!("test-{}", artifact.name)))?;
+        }
     }
     for script in SCRIPTS {
         fs::copy(root().join("bench/gpu").join(script), folder.join(script))
@@ -57,27 +54,24 @@ pub(crate) fn prepare() -> Result<()> {
     report(&folder)
 }
 
-/// Runs cargo and returns the programs and shared libraries it made.
+/// Runs cargo and returns the programs and shared libraries of ours that it made.
 fn artifacts(task: &str, arguments: &[&str]) -> Result<Vec<Artifact>> {
-    let text = output(cargo().arg(task).args(arguments).arg("--message-format=json-render-diagnostics"))?;
-    let mut found = Vec::new();
-    for line in text.lines() {
-        let Ok(message) = serde_json::from_str::<Value>(line) else { continue };
-        if message["reason"] != "compiler-artifact" {
-            continue;
-        }
-        let of = |key: &str| message["target"][key].clone();
-        let library = message["filenames"].as_array().into_iter().flatten();
-        let library = library.filter_map(Value::as_str).find(|path| path.ends_with(".so"));
-        let Some(path) = message["executable"].as_str().or(library) else { continue };
-        let kind = if message["executable"].is_string() { of("kind")[0].clone() } else { "cdylib".into() };
-        found.push(Artifact {
-            name: of("name").as_str().unwrap_or_default().to_owned(),
-            kind: kind.as_str().unwrap_or_default().to_owned(),
-            path: path.into(),
-        });
-    }
-    Ok(found)
+    let how = ["--release", "--message-format=json-render-diagnostics"];
+    let text = output(cargo().arg(task).args(how).args(arguments))?;
+    let messages = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+    Ok(messages.filter_map(|message| artifact(&message)).collect())
+}
+
+/// What one message of cargo is about.
+fn artifact(message: &Value) -> Option<Artifact> {
+    let ours = Path::new(message["manifest_path"].as_str()?).starts_with(root());
+    let (target, program) = (&message["target"], message["executable"].as_str());
+    let is_library = target["kind"].as_array()?.iter().any(|kind| kind == "cdylib");
+    let mut files = message["filenames"].as_array()?.iter().filter_map(Value::as_str);
+    let path = program.or_else(|| files.find(|file| is_library && file.ends_with(".so")))?;
+    let name = target["name"].as_str()?.to_owned();
+    let is_test = target["kind"][0] == "test";
+    ours.then(|| Artifact { name, is_test, path: path.into() })
 }
 
 fn strip(from: &Path, to: &Path) -> Result<()> {
@@ -109,14 +103,15 @@ fn commit() -> Result<String> {
 /// Prints what the folder holds, and fails if that is too much or the essential is not there.
 fn report(folder: &Path) -> Result<()> {
     let mut total = 0;
-    for entry in fs::read_dir(folder)? {
+    for entry in fs::read_dir(folder)?.chain(fs::read_dir(folder.join("bin"))?) {
         let path = entry?.path();
         let bytes = size(&path)?;
-        println!("{:>10} KB  {}", bytes.div_ceil(1024), path.file_name().unwrap_or_default().display());
-        total += bytes;
+        let shown = path.strip_prefix(folder).unwrap_or(&path);
+        println!("{:>10} KB  {}", bytes.div_ceil(1024), shown.display());
+        total += if shown.starts_with("bin") && shown.components().count() > 1 { 0 } else { bytes };
     }
-    for needed in ["libtokenmill_cuda.so", "tokenmill", "kernels", "bench_cuda"] {
-        if !folder.join(needed).exists() {
+    for needed in ["libtokenmill_cuda.so", "tokenmill", "test-kernels", "bench_cuda"] {
+        if !folder.join("bin").join(needed).exists() {
             bail!("{needed} was not built");
         }
     }

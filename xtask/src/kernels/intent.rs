@@ -10,20 +10,16 @@ const ASYNC_COPY: &str = "LDGSTS";
 pub(super) struct Intent {
     /// Of the names of the kernels. The first intent that fits a kernel holds for it.
     pub(super) prefix: &'static str,
-    /// Of their names, too: kernels of f32 never use the tensor cores.
-    pub(super) without: &'static str,
     pub(super) instructions: &'static [&'static str],
 }
 
 pub(super) const INTENTS: &[Intent] = &[
     // Weights go from the lane that copied them straight into the matrix instruction.
-    Intent { prefix: "gemm_small_", without: "_f32", instructions: &[MATRIX, ASYNC_COPY] },
-    Intent { prefix: "gemm_", without: "_f32", instructions: &[MATRIX, LOAD_MATRIX, ASYNC_COPY] },
-    Intent {
-        prefix: "attention_prefill_",
-        without: "_f32",
-        instructions: &[MATRIX, LOAD_MATRIX, ASYNC_COPY],
-    },
+    Intent { prefix: "gemm_small_", instructions: &[MATRIX, ASYNC_COPY] },
+    Intent { prefix: "gemm_", instructions: &[MATRIX, LOAD_MATRIX, ASYNC_COPY] },
+    Intent { prefix: "attention_prefill_", instructions: &[MATRIX, LOAD_MATRIX, ASYNC_COPY] },
+    // Keys and values go from global memory straight into the matrix instruction.
+    Intent { prefix: "attention_decode_", instructions: &[MATRIX] },
 ];
 
 /// Shown in the table: those above, and what would tell of local memory.
@@ -34,7 +30,8 @@ impl Intent {
         INTENTS.iter().find(|intent| intent.is_for(kernel))
     }
 
+    /// Kernels of f32 never use the tensor cores.
     pub(super) fn is_for(&self, kernel: &str) -> bool {
-        kernel.starts_with(self.prefix) && !kernel.contains(self.without)
+        kernel.starts_with(self.prefix) && !kernel.contains("_f32")
     }
 }
