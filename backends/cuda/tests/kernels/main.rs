@@ -2,4 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // A test may panic, and so may its helpers.
 
+mod copy;
+mod embed;
+mod gate;
+mod linear;
+mod norm;
+mod rope;
+mod rows;
+mod sample;
 mod support;
+mod top_k;
