@@ -7,10 +7,10 @@ use crate::cache::{Cache, Store};
 use crate::linear;
 use crate::memory::Parts;
 use crate::paths::Paths;
-use crate::ranks::Group;
 use crate::rope::{HeadNorm, Rope, RopeStore};
 use crate::rows::{AddNorm, Gate, Norm, Softcap};
 use crate::sample;
+use crate::stages::Stages;
 use crate::threads::Pool;
 use crate::weight::Weight;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use tokenmill_backend_model::device::{
     Activation, Attention, CacheShape, Device, Heads, Matrix, Precision, QkNorm, RowSampling, Rows, Step,
 };
 use tokenmill_backend_model::error::Error;
+use tokenmill_backend_model::shard::Place;
 
 /// What reading an element of a packed row costs, in elements of other operations: it lies on another line.
 const EMBED_COST: usize = 4;
@@ -33,8 +34,8 @@ pub struct Sampled {
 pub struct Cpu {
     paths: Paths,
     pool: Pool,
-    group: Arc<Group>,
-    rank: usize,
+    stages: Arc<Stages>,
+    place: Place,
     /// Sums over the ranks so far.
     sums: u64,
     linear: linear::Scratch,
@@ -44,18 +45,20 @@ pub struct Cpu {
 
 impl Cpu {
     /// One device per rank on the fastest paths of this machine; `threads` are shared out among them.
-    pub fn group(ranks: usize, threads: usize) -> Vec<Cpu> {
-        let group = Arc::new(Group::new(ranks));
-        (0..ranks).map(|rank| Cpu::new(group.clone(), rank, threads / ranks, Paths::best())).collect()
+    pub fn group(ranks: usize, tensor_parallel: usize, threads: usize) -> Vec<Cpu> {
+        let stages = Arc::new(Stages::new(ranks, tensor_parallel));
+        let place = |rank| Place::of(rank, ranks, tensor_parallel);
+        let rank = |rank| Cpu::new(stages.clone(), place(rank), threads / ranks, Paths::best());
+        (0..ranks).map(rank).collect()
     }
 
-    /// Rank `rank` of a group, on `threads` threads (at least one, the caller's).
-    pub fn new(group: Arc<Group>, rank: usize, threads: usize, paths: Paths) -> Cpu {
+    /// The rank at `place`, on `threads` threads (at least one, the caller's).
+    pub fn new(stages: Arc<Stages>, place: Place, threads: usize, paths: Paths) -> Cpu {
         Cpu {
             paths,
             pool: Pool::new(threads.max(1)),
-            group,
-            rank,
+            stages,
+            place,
             sums: 0,
             linear: linear::Scratch::default(),
             attention: attention::Scratch::default(),
@@ -80,7 +83,7 @@ impl Device for Cpu {
     type Sampled = Sampled;
 
     fn describe(&self) -> String {
-        let threads = self.pool.threads() * self.group.ranks();
+        let threads = self.pool.threads() * self.stages.ranks();
         let plural = if threads == 1 { "" } else { "s" };
         format!("CPU, {threads} thread{plural}, {}", self.paths.name())
     }
@@ -281,7 +284,29 @@ impl Device for Cpu {
     fn all_reduce(&mut self, x: &mut Buffer) -> Result<(), Error> {
         let turn = self.sums;
         self.sums += 1;
-        self.group.sum(self.rank, turn, x.all_mut())
+        self.stages.groups[self.place.stage.index].sum(self.place.shard.rank, turn, x.all_mut())
+    }
+
+    fn send(&mut self, _: &Batch, x: &Buffer) -> Result<(), Error> {
+        if let Some(next) = self.place.next() {
+            self.stages.rows[next].send(x.all());
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, batch: &Batch, out: &mut Buffer) -> Result<(), Error> {
+        out.set_rows(batch.tokens.len());
+        self.stages.rows[self.place.rank()].receive(out.all_mut())
+    }
+
+    fn send_sampled(&mut self, sampled: &Sampled, rows: usize) -> Result<(), Error> {
+        self.stages.tokens[self.place.first()].send(&sampled.tokens[..rows]);
+        Ok(())
+    }
+
+    fn receive_sampled(&mut self, sampled: &mut Sampled, rows: usize) -> Result<(), Error> {
+        sampled.tokens.resize(rows, -1);
+        self.stages.tokens[self.place.rank()].receive(&mut sampled.tokens)
     }
 
     fn sample(&mut self, logits: &Buffer, rows: &[RowSampling<'_>], out: &mut Sampled) -> Result<(), Error> {

@@ -23,6 +23,7 @@ mod rope;
 mod rows;
 mod sample;
 mod simd;
+mod stages;
 mod system;
 mod threads;
 mod weight;

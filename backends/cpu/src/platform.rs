@@ -2,11 +2,12 @@
 
 use crate::device::Cpu;
 use crate::paths::Paths;
-use crate::ranks::Group;
+use crate::stages::Stages;
 use crate::system::cores;
 use std::sync::Arc;
 use tokenmill_backend_export::{Options, Platform, Ranks};
 use tokenmill_backend_model::error::Error;
+use tokenmill_backend_model::shard::Place;
 
 /// Ordinals name nothing here: every rank runs on the same cores.
 #[derive(Debug)]
@@ -14,8 +15,8 @@ pub struct CpuPlatform;
 
 /// What one rank is made of.
 pub struct Rank {
-    group: Arc<Group>,
-    rank: usize,
+    stages: Arc<Stages>,
+    place: Place,
     threads: usize,
 }
 
@@ -30,25 +31,26 @@ impl Platform for CpuPlatform {
         Ok(())
     }
 
-    fn open(ordinals: &[i32], options: &Options) -> Result<Ranks<Rank>, Error> {
+    fn open(ordinals: &[i32], tensor_parallel: usize, options: &Options) -> Result<Ranks<Rank>, Error> {
         let threads = options.own_number("threads", 1, 1024)?.unwrap_or_else(cores);
         let ranks = ordinals.len();
-        let group = Arc::new(Group::new(ranks));
+        let stages = Arc::new(Stages::new(ranks, tensor_parallel));
         let rank = |rank| {
             let extra = usize::from(rank < threads % ranks);
-            Rank { group: group.clone(), rank, threads: threads / ranks + extra }
+            let place = Place::of(rank, ranks, tensor_parallel);
+            Rank { stages: stages.clone(), place, threads: threads / ranks + extra }
         };
         Ok(Ranks {
             ranks: (0..ranks).map(rank).collect(),
             abort: Box::new({
-                let group = group.clone();
-                move || group.abort()
+                let stages = stages.clone();
+                move || stages.abort()
             }),
         })
     }
 
     fn device(rank: Rank) -> Result<Cpu, Error> {
-        Ok(Cpu::new(rank.group, rank.rank, rank.threads, Paths::best()))
+        Ok(Cpu::new(rank.stages, rank.place, rank.threads, Paths::best()))
     }
 }
 

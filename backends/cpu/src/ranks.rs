@@ -1,4 +1,4 @@
-//! Where the ranks of a group meet: the sum over all of them.
+//! Where the ranks of a stage meet: the sum over all of them.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, RwLock};
@@ -8,7 +8,12 @@ use tokenmill_backend_model::error::Error;
 /// Ranks arrive together, or one of them has much more to do: spin briefly, then sleep.
 const SPIN: Duration = Duration::from_micros(50);
 
-/// What the ranks of one model share.
+/// What another rank learns when one failed.
+pub(crate) fn lost() -> Error {
+    Error::Lost("another rank of the model failed".into())
+}
+
+/// What the ranks of one stage share.
 pub struct Group {
     /// Two sets of buffers by turns, so that one meeting per sum is enough: a rank that is a whole sum ahead
     /// writes the other set.
@@ -46,7 +51,6 @@ impl Group {
         if self.ranks() == 1 {
             return Ok(());
         }
-        let lost = || Error::Lost("another rank of the model failed".into());
         let slots = &self.slots[(turn % 2) as usize];
         {
             let mut mine = slots[rank].write().map_err(|_| lost())?;

@@ -12,7 +12,7 @@ use tokenmill_backend_model::config::Config;
 use tokenmill_backend_model::decoder::{Decoder, Sizes};
 use tokenmill_backend_model::device::{Device, Dtype};
 use tokenmill_backend_model::error::Error;
-use tokenmill_backend_model::shard::Shard;
+use tokenmill_backend_model::shard::Place;
 use tokenmill_backend_model::source::Source;
 use tokenmill_backend_model::transformer::{How, Transformer};
 use tokenmill_backend_model::weights::Weights;
@@ -30,12 +30,25 @@ use crate::tickets::Tickets;
 /// `tm_load`, checked, without its directory and options.
 pub(crate) struct Request {
     pub(crate) devices: Vec<i32>,
+    /// Divides the number of devices.
+    pub(crate) tensor_parallel: usize,
     pub(crate) block_tokens: usize,
     pub(crate) max_tokens: usize,
     pub(crate) max_rows: usize,
     pub(crate) max_seqs: usize,
     pub(crate) depth: usize,
     pub(crate) kv_bytes: u64,
+}
+
+impl Request {
+    fn place(&self, rank: usize) -> Place {
+        Place::of(rank, self.devices.len(), self.tensor_parallel)
+    }
+
+    /// The first rank of the last stage: the one that answers.
+    fn speaker(&self) -> usize {
+        self.place(0).last()
+    }
 }
 
 /// Ranks to the loading thread.
@@ -81,8 +94,8 @@ pub(crate) fn load<P: Platform>(
 ) -> Result<Model, Fault> {
     let files = Arc::new(Files::open(dir, options)?);
     let ranks = request.devices.len();
-    Shard { rank: 0, ranks }.check(&files.config)?;
-    let opened = P::open(&request.devices, options)?;
+    request.place(0).check(&files.config)?;
+    let opened = P::open(&request.devices, request.tensor_parallel, options)?;
     let (events, inbox) = channel();
     let mut crew = Crew::new(request, opened.abort);
     for (rank, seed) in opened.ranks.into_iter().enumerate() {
@@ -131,7 +144,8 @@ impl Crew {
     fn new(request: &Request, abort: Box<dyn Fn() + Send + Sync>) -> Self {
         let queues = request.devices.iter().map(|_| Queue::default()).collect();
         let tickets = Tickets::new(request.depth, request.max_rows);
-        Self { shared: Arc::new(Shared { queues, tickets, abort }), threads: Vec::new(), plans: Vec::new() }
+        let shared = Arc::new(Shared { queues, speaker: request.speaker(), tickets, abort });
+        Self { shared, threads: Vec::new(), plans: Vec::new() }
     }
 
     fn spawn<P: Platform>(
@@ -146,11 +160,10 @@ impl Crew {
         self.plans.push(plan);
         let (files, events, shared) = (files.clone(), events.clone(), self.shared.clone());
         let work = sizing::sizes(request, files.context, 0, Dtype::F32);
+        let place = request.place(rank);
         let body = move || {
-            let prepared = catch_unwind(AssertUnwindSafe(|| {
-                let shard = Shard { rank, ranks: shared.queues.len() };
-                prepare::<P>(seed, shard, files, &work, &events, &planned)
-            }));
+            let prepared =
+                catch_unwind(AssertUnwindSafe(|| prepare::<P>(seed, place, files, &work, &events, &planned)));
             let prepared = match prepared {
                 Ok(prepared) => prepared.map_err(Fault::from),
                 Err(panic) => Err(Fault::panic(&*panic)),
@@ -162,7 +175,11 @@ impl Crew {
                     drop(events);
                     rank::run(decoder, rank, &shared, work.max_rows);
                 }
-                Err(fault) => drop(events.send(Event::Failed(fault))),
+                Err(fault) => {
+                    drop(events.send(Event::Failed(fault)));
+                    // After the reason: ranks that waited for this one.
+                    (shared.abort)();
+                }
             }
         };
         let thread = Builder::new().name(format!("rank-{rank}")).spawn(body);
@@ -181,6 +198,10 @@ impl Crew {
 
 impl Drop for Crew {
     fn drop(&mut self) {
+        if !self.plans.is_empty() {
+            // Loading ended early: no rank may wait for one that never came.
+            (self.shared.abort)();
+        }
         self.plans.clear();
         self.shared.queues.iter().for_each(Queue::close);
         for thread in self.threads.drain(..) {
@@ -193,7 +214,7 @@ impl Drop for Crew {
 /// On the thread of a rank: weights, then the decoder once all ranks agreed on its sizes.
 fn prepare<P: Platform>(
     seed: P::Rank,
-    shard: Shard,
+    place: Place,
     files: Arc<Files>,
     work: &Sizes,
     events: &Sender<Event>,
@@ -201,7 +222,7 @@ fn prepare<P: Platform>(
 ) -> Result<Decoder<P::Device>, Error> {
     let mut device = P::device(seed)?;
     let progress = &mut |bytes| drop(events.send(Event::Read(bytes)));
-    let how = How { shard, dtype: files.dtype, context: files.context, progress };
+    let how = How { place, dtype: files.dtype, context: files.context, progress };
     let model = Transformer::load(&mut device, &files.config, &files.weights, how)?;
     let kv_dtype = files.kv_dtype.unwrap_or_else(|| device.kv_dtype(model.dtype));
     drop(files);
@@ -215,7 +236,9 @@ fn prepare<P: Platform>(
         kv_dtype,
     };
     let gone = |_| Error::Lost("loading was given up".into());
-    events.send(Event::Loaded(shard.rank, facts)).map_err(|_| Error::Lost("loading was given up".into()))?;
+    events
+        .send(Event::Loaded(place.rank(), facts))
+        .map_err(|_| Error::Lost("loading was given up".into()))?;
     let sizes = planned.recv().map_err(gone)?;
     Decoder::new(device, model, &sizes)
 }

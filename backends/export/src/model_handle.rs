@@ -157,7 +157,7 @@ impl Model {
         let (reply, answer) = sync_channel(1);
         self.shared().tickets.read(ticket, row, |slot| {
             let (row, k) = (row as usize, k as usize);
-            self.first_rank(Job::TopK { slot, row, k, reply });
+            self.ask(Job::TopK { slot, row, k, reply });
         })?;
         answer.recv().unwrap_or_else(|_| self.gone())
     }
@@ -171,7 +171,7 @@ impl Model {
         let out = lent.spare.pop().unwrap_or_else(|| vec![0.0; self.limits.vocab].into());
         let (reply, answer) = sync_channel(1);
         self.shared().tickets.read(ticket, row, |slot| {
-            self.first_rank(Job::Row { slot, row: row as usize, out, reply });
+            self.ask(Job::Row { slot, row: row as usize, out, reply });
         })?;
         let logits = answer.recv().unwrap_or_else(|_| self.gone())?;
         let pointer = logits.as_ptr();
@@ -179,8 +179,8 @@ impl Model {
         Ok(pointer)
     }
 
-    fn first_rank(&self, job: Job) {
-        if let Some(queue) = self.shared().queues.first() {
+    fn ask(&self, job: Job) {
+        if let Some(queue) = self.shared().queues.get(self.shared().speaker) {
             queue.push(job);
         }
     }

@@ -17,10 +17,11 @@ pub trait Platform: 'static {
     /// Whether this machine has such a device; the error says what is missing.
     fn probe() -> Result<(), Error>;
 
-    /// Prepares one rank per entry of `ordinals`; an ordinal may repeat. Checks ordinals and options.
-    fn open(ordinals: &[i32], options: &Options) -> Result<Ranks<Self::Rank>, Error>;
+    /// Prepares one rank per entry of `ordinals`; an ordinal may repeat. Each `tensor_parallel` in a row are
+    /// one stage (`model::shard::Place`). Checks ordinals and options.
+    fn open(ordinals: &[i32], tensor_parallel: usize, options: &Options) -> Result<Ranks<Self::Rank>, Error>;
 
-    /// Makes the device, on the thread that alone will use it.
+    /// Makes the device, on the thread that alone will use it. It may wait for the other ranks to do the same.
     fn device(rank: Self::Rank) -> Result<Self::Device, Error>;
 }
 
@@ -28,7 +29,7 @@ pub trait Platform: 'static {
 pub struct Ranks<R> {
     /// In the order of the ordinals.
     pub ranks: Vec<R>,
-    /// Called when a rank failed, from any thread, perhaps more than once: every rank that waits for
-    /// another in `all_reduce`, now or later, must return `Error::Lost`.
+    /// Called when a rank failed, also while loading, from any thread, perhaps more than once: every rank that waits for
+    /// another, now or later, must return `Error::Lost`.
     pub abort: Box<dyn Fn() + Send + Sync>,
 }

@@ -10,14 +10,14 @@ use crate::job::{SampleJob, StepJob};
 pub(crate) enum Job {
     Step(Arc<StepJob>),
     Sample(Arc<SampleJob>),
-    /// Rank 0 only.
+    /// For the speaker only.
     TopK {
         slot: usize,
         row: usize,
         k: usize,
         reply: SyncSender<Result<TopK, Fault>>,
     },
-    /// Rank 0 only. The buffer comes back filled.
+    /// For the speaker only. The buffer comes back filled.
     Row {
         slot: usize,
         row: usize,

@@ -16,6 +16,8 @@ use crate::tickets::Tickets;
 /// What the ranks of a model share with its callers.
 pub(crate) struct Shared {
     pub(crate) queues: Vec<Queue>,
+    /// The rank that has logits and samples, and answers for all.
+    pub(crate) speaker: usize,
     pub(crate) tickets: Tickets,
     /// See `Ranks::abort`.
     pub(crate) abort: Box<dyn Fn() + Send + Sync>,
@@ -60,6 +62,10 @@ pub(crate) fn run<D: Device>(decoder: Decoder<D>, rank: usize, shared: &Arc<Shar
 }
 
 impl<D: Device> Worker<'_, D> {
+    fn speaks(&self) -> bool {
+        self.rank == self.shared.speaker
+    }
+
     /// Whether the device is still there.
     fn guarded(&mut self, job: Job) -> bool {
         let ticket = match &job {
@@ -101,12 +107,11 @@ impl<D: Device> Worker<'_, D> {
 
     fn step(&mut self, job: &StepJob) -> Result<(), Error> {
         self.decoder.forward(&job.step(), job.slot, job.previous)?;
-        if self.rank > 0 {
-            return Ok(());
-        }
-        let (shared, ticket) = (self.shared.clone(), job.ticket);
+        let (shared, ticket, speaks) = (self.shared.clone(), job.ticket, self.speaks());
+        // Of every rank: where others wait for this one, only its own fault tells why.
         self.decoder.finished(move |done| match done {
-            Ok(()) => shared.tickets.computed(ticket),
+            Ok(()) if speaks => shared.tickets.computed(ticket),
+            Ok(()) => {}
             Err(error) => shared.lose(Some(ticket), error.into()),
         })
     }
@@ -121,7 +126,7 @@ impl<D: Device> Worker<'_, D> {
         let done = self.decoder.sample(&rows, job.slot);
         self.rows = reused(rows);
         done?;
-        if self.rank > 0 {
+        if !self.speaks() {
             return Ok(());
         }
         let (shared, ticket) = (self.shared.clone(), job.ticket);

@@ -85,6 +85,7 @@ mod tests {
     fn request(kv_bytes: u64, devices: &[i32]) -> Request {
         Request {
             devices: devices.to_vec(),
+            tensor_parallel: 1,
             block_tokens: 16,
             max_tokens: 64,
             max_rows: 8,
@@ -110,6 +111,14 @@ mod tests {
     fn bytes_are_shared_by_all_ranks() {
         assert_eq!(blocks(&request(1000, &[0]), 64, &[facts(9999)]), Ok(10));
         assert_eq!(blocks(&request(1000, &[0, 1]), 64, &[facts(9999), facts(9999)]), Ok(5));
+        let larger = Facts { block_bytes: 150, ..facts(9999) };
+        assert_eq!(blocks(&request(1000, &[0, 1]), 64, &[facts(9999), larger]), Ok(4));
+    }
+
+    #[test]
+    fn the_stage_with_the_least_room_decides() {
+        let larger = Facts { block_bytes: 150, ..facts(21_000) };
+        assert_eq!(blocks(&request(0, &[0, 1]), 8192, &[facts(21_000), larger]), Ok(66));
     }
 
     #[test]

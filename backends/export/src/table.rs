@@ -119,16 +119,9 @@ fn request(raw: &abi::Load, devices: &[i32]) -> Result<Request, Fault> {
         _ if !(1..=4).contains(&raw.depth) => return invalid("depth", raw.depth),
         _ => {}
     }
-    let stages = raw.n_devices / raw.tensor_parallel;
-    if stages > 1 {
-        let text = format!(
-            "{} devices / tensor_parallel {} = {stages} pipeline stages: not supported yet",
-            raw.n_devices, raw.tensor_parallel
-        );
-        return Err(Fault::new(abi::UNSUPPORTED, text));
-    }
     Ok(Request {
         devices: devices.to_vec(),
+        tensor_parallel: raw.tensor_parallel as usize,
         block_tokens: raw.block_tokens as usize,
         max_tokens: raw.max_tokens as usize,
         max_rows: raw.max_rows as usize,

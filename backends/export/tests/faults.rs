@@ -5,23 +5,65 @@ use std::ffi::CString;
 use std::mem::size_of;
 use std::ptr::{null, null_mut};
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use tokenmill_backend_abi as abi;
 use tokenmill_backend_export::model::device::*;
 use tokenmill_backend_export::model::error::Error;
+use tokenmill_backend_export::model::shard::Place;
 use tokenmill_backend_export::{Options, Platform, Ranks, table};
 
 /// Ranks meet here; `None` once aborted.
 #[derive(Default)]
 struct Meeting {
-    arrived: Mutex<Option<u64>>,
+    counts: Mutex<Option<Counts>>,
     changed: Condvar,
+}
+
+struct Counts {
+    /// Ranks that have their device.
+    opened: usize,
+    /// Calls of `all_reduce`, by stage.
+    sums: Vec<u64>,
+    /// Sent and not received, by receiver.
+    letters: Vec<u64>,
+}
+
+impl Meeting {
+    fn lost() -> Error {
+        Error::Lost("another rank failed".into())
+    }
+
+    /// Counts with `count`, then waits until `done`.
+    fn wait(&self, count: impl FnOnce(&mut Counts), done: impl Fn(&mut Counts) -> bool) -> Done {
+        let mut counts = self.counts.lock().unwrap();
+        count(counts.as_mut().ok_or_else(Self::lost)?);
+        self.changed.notify_all();
+        while !done(counts.as_mut().ok_or_else(Self::lost)?) {
+            counts = self.changed.wait(counts).unwrap();
+        }
+        Ok(())
+    }
+
+    fn send(&self, to: usize) -> Done {
+        self.wait(|counts| counts.letters[to] += 1, |_| true)
+    }
+
+    fn receive(&self, at: usize) -> Done {
+        let take = |counts: &mut Counts| {
+            let waits = counts.letters[at] > 0;
+            counts.letters[at] -= u64::from(waits);
+            waits
+        };
+        self.wait(|_| {}, take)
+    }
 }
 
 /// Computes nothing. The rank and the way to fail are options.
 struct Fake {
     rank: usize,
-    ranks: u64,
+    place: Place,
     fail: Option<String>,
     meeting: Arc<Meeting>,
 }
@@ -37,18 +79,20 @@ impl Platform for FakePlatform {
         Ok(())
     }
 
-    fn open(ordinals: &[i32], options: &Options) -> Result<Ranks<Fake>, Error> {
+    fn open(ordinals: &[i32], tensor_parallel: usize, options: &Options) -> Result<Ranks<Fake>, Error> {
         let failing = options.own_number("rank", 0, 8)?.unwrap_or(0);
-        let meeting = Arc::new(Meeting { arrived: Mutex::new(Some(0)), changed: Condvar::new() });
+        let ranks = ordinals.len();
+        let counts = Counts { opened: 0, sums: vec![0; ranks / tensor_parallel], letters: vec![0; ranks] };
+        let meeting = Arc::new(Meeting { counts: Mutex::new(Some(counts)), changed: Condvar::new() });
         let make = |rank| Fake {
             rank,
-            ranks: ordinals.len() as u64,
+            place: Place::of(rank, ranks, tensor_parallel),
             fail: options.own("fail").filter(|_| rank == failing).map(str::to_owned),
             meeting: meeting.clone(),
         };
-        let ranks = (0..ordinals.len()).map(make).collect();
+        let ranks = (0..ranks).map(make).collect();
         let abort = move || {
-            *meeting.arrived.lock().unwrap() = None;
+            *meeting.counts.lock().unwrap() = None;
             meeting.changed.notify_all();
         };
         Ok(Ranks { ranks, abort: Box::new(abort) })
@@ -56,10 +100,14 @@ impl Platform for FakePlatform {
 
     fn device(rank: Fake) -> Result<Fake, Error> {
         match rank.fail.as_deref() {
-            Some("device") => Err(Error::Unsupported("this device is a fake".into())),
+            Some("device") => return Err(Error::Unsupported("this device is a fake".into())),
             Some("device panic") => panic!("no driver"),
-            _ => Ok(rank),
+            _ => {}
         }
+        // As ranks do that connect with each other.
+        let all = rank.place.stage.count * rank.place.shard.ranks;
+        rank.meeting.wait(|counts| counts.opened += 1, |counts| counts.opened == all)?;
+        Ok(rank)
     }
 }
 
@@ -105,12 +153,7 @@ impl Device for Fake {
         Ok(())
     }
     fn embed(&mut self, _: &(), _: Option<&usize>, _: &(), _: f32, _: &mut ()) -> Done {
-        match self.fail.as_deref() {
-            Some("panic") => panic!("kernel trapped"),
-            Some("lost") => Err(Error::Lost("it fell off the bus".into())),
-            Some("memory") => Err(Error::NoMemory("no room for a workspace".into())),
-            _ => Ok(()),
-        }
+        Ok(())
     }
     fn rms_norm(&mut self, _: &mut (), _: &(), _: f32) -> Done {
         Ok(())
@@ -134,7 +177,12 @@ impl Device for Fake {
         Ok(())
     }
     fn attention(&mut self, _: &(), _: &(), _: usize, _: &(), _: &Attention, _: &mut ()) -> Done {
-        Ok(())
+        match self.fail.as_deref() {
+            Some("panic") => panic!("kernel trapped"),
+            Some("lost") => Err(Error::Lost("it fell off the bus".into())),
+            Some("memory") => Err(Error::NoMemory("no room for a workspace".into())),
+            _ => Ok(()),
+        }
     }
     fn gate_mul(&mut self, _: &(), _: Activation, _: &mut ()) -> Done {
         Ok(())
@@ -150,16 +198,26 @@ impl Device for Fake {
     }
     /// Waits until as many calls were made by all ranks.
     fn all_reduce(&mut self, _: &mut ()) -> Done {
-        let lost = || Error::Lost("another rank failed".into());
-        let mut arrived = self.meeting.arrived.lock().unwrap();
-        let now = arrived.ok_or_else(lost)? + 1;
-        *arrived = Some(now);
-        self.meeting.changed.notify_all();
-        let all = now.div_ceil(self.ranks) * self.ranks;
-        while arrived.ok_or_else(lost)? < all {
-            arrived = self.meeting.changed.wait(arrived).unwrap();
-        }
-        Ok(())
+        let Place { stage, shard } = self.place;
+        let mut all = 0;
+        let arrive = |counts: &mut Counts| {
+            counts.sums[stage.index] += 1;
+            all = counts.sums[stage.index].next_multiple_of(shard.ranks as u64);
+        };
+        self.meeting.wait(arrive, |_| true)?;
+        self.meeting.wait(|_| {}, |counts| counts.sums[stage.index] >= all)
+    }
+    fn send(&mut self, _: &(), _: &()) -> Done {
+        self.place.next().map_or(Ok(()), |next| self.meeting.send(next))
+    }
+    fn receive(&mut self, _: &(), _: &mut ()) -> Done {
+        self.meeting.receive(self.rank)
+    }
+    fn send_sampled(&mut self, _: &usize, _: usize) -> Done {
+        self.meeting.send(self.place.first())
+    }
+    fn receive_sampled(&mut self, _: &mut usize, _: usize) -> Done {
+        self.meeting.receive(self.rank)
     }
     fn sample(&mut self, _: &(), rows: &[RowSampling<'_>], out: &mut usize) -> Done {
         *out = rows.len();
@@ -203,16 +261,16 @@ fn said(message: &abi::Message) -> String {
     message.text.iter().map(|c| *c as u8).take_while(|c| *c != 0).map(char::from).collect()
 }
 
-fn load(ranks: usize, options: &str) -> Result<Loaded, (abi::Code, String)> {
+fn load(stages: usize, tensor_parallel: usize, options: &str) -> Result<Loaded, (abi::Code, String)> {
     let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/models/llama-gqa");
     let (dir, options) = (CString::new(dir).unwrap(), CString::new(options).unwrap());
-    let devices = vec![0; ranks];
+    let devices = vec![0; stages * tensor_parallel];
     let load = abi::Load {
         size: size_of::<abi::Load>(),
         dir: dir.as_ptr(),
         devices: devices.as_ptr(),
-        n_devices: ranks as u32,
-        tensor_parallel: ranks as u32,
+        n_devices: devices.len() as u32,
+        tensor_parallel: tensor_parallel as u32,
         block_tokens: 16,
         max_tokens: 8,
         max_rows: 8,
@@ -297,8 +355,8 @@ impl Loaded {
 
 #[test]
 fn healthy_ranks_answer() {
-    for ranks in [1, 2, 4] {
-        let model = load(ranks, "").unwrap_or_else(|(_, text)| panic!("{text}"));
+    for (stages, tensor_parallel) in [(1, 1), (1, 2), (1, 4), (2, 1), (2, 2)] {
+        let model = load(stages, tensor_parallel, "").unwrap_or_else(|(_, text)| panic!("{text}"));
         for expected in 1..=20 {
             let (code, ticket) = model.submit();
             assert_eq!((code, ticket), (abi::OK, expected));
@@ -318,18 +376,20 @@ fn a_failing_rank_is_reported_and_then_everything_is_lost() {
         ("memory", abi::NO_MEMORY, "no room"),
         ("later", abi::LOST, "noticed late"),
     ];
-    for (ranks, rank) in [(1, 0), (2, 0), (2, 1), (4, 2)] {
-        // Only the rank that reports is awaited.
-        for (fail, code, text) in ways.into_iter().filter(|(fail, ..)| rank == 0 || *fail != "later") {
-            let model =
-                load(ranks, &format!("fail={fail}\nrank={rank}")).unwrap_or_else(|(_, e)| panic!("{e}"));
+    let ranks = [(1, 1, 0), (1, 2, 0), (1, 2, 1), (1, 4, 2), (2, 1, 0), (2, 1, 1), (2, 2, 1), (2, 2, 2)];
+    for (stages, tensor_parallel, rank) in ranks {
+        // What others notice late may be after the rank that answers is done.
+        let speaks = rank == (stages - 1) * tensor_parallel;
+        for (fail, code, text) in ways.into_iter().filter(|(fail, ..)| speaks || *fail != "later") {
+            let options = format!("fail={fail}\nrank={rank}");
+            let model = load(stages, tensor_parallel, &options).unwrap_or_else(|(_, e)| panic!("{e}"));
             let (submitted, ticket) = model.submit();
             assert_eq!(submitted, abi::OK);
             // Loss may be known by now; then nothing more is taken.
             assert!([abi::OK, abi::LOST].contains(&model.sample(ticket)));
             for _ in 0..2 {
                 let (got, message, tokens) = model.wait(ticket);
-                assert_eq!(got, code, "{fail} on rank {rank} of {ranks}: {message}");
+                assert_eq!(got, code, "{fail} on rank {rank} of {stages} x {tensor_parallel}: {message}");
                 assert!(message.contains(text), "{message}");
                 assert!(tokens.is_empty());
             }
@@ -340,8 +400,19 @@ fn a_failing_rank_is_reported_and_then_everything_is_lost() {
 }
 
 #[test]
+fn a_rank_that_fails_late_and_does_not_answer_is_noticed_too() {
+    let model = load(2, 1, "fail=later\nrank=0").unwrap_or_else(|(_, text)| panic!("{text}"));
+    assert_eq!(model.submit().0, abi::OK);
+    let start = Instant::now();
+    while model.submit().0 != abi::LOST {
+        assert!(start.elapsed() < Duration::from_secs(20), "nobody noticed");
+        sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
 fn a_failed_read_harms_nobody() {
-    let model = load(1, "").unwrap_or_else(|(_, text)| panic!("{text}"));
+    let model = load(1, 1, "").unwrap_or_else(|(_, text)| panic!("{text}"));
     let (_, ticket) = model.submit();
     assert_eq!(model.top_k(ticket), abi::UNSUPPORTED);
     assert_eq!(model.sample(ticket), abi::OK);
@@ -353,8 +424,15 @@ fn a_device_that_does_not_open_fails_the_load() {
     for (fail, code, text) in
         [("device", abi::UNSUPPORTED, "is a fake"), ("device panic", abi::INTERNAL, "no driver")]
     {
-        let (got, message) = load(2, &format!("fail={fail}\nrank=1")).err().unwrap();
+        let (got, message) = load(1, 2, &format!("fail={fail}\nrank=1")).err().unwrap();
         assert_eq!(got, code);
         assert!(message.contains(text), "{message}");
     }
+}
+
+#[test]
+fn more_stages_than_layers_are_refused() {
+    let (code, message) = load(3, 1, "").err().unwrap();
+    assert_eq!(code, abi::UNSUPPORTED);
+    assert!(message.contains("n_devices / tensor_parallel = 3 pipeline stages"), "{message}");
 }

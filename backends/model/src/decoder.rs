@@ -1,4 +1,6 @@
-//! The forward pass: `begin`, `embed`, layers of attention and MLP, the output layer.
+//! The forward pass: `begin`, `embed`, layers of attention and MLP, the output layer. Where ranks follow each
+//! other, each stage runs its layers and sends the residual and its last branch on; what the last stage sampled
+//! goes back to the first.
 //!
 //! Invariant: nothing here allocates after `new`; device calls and the buffers they get do not depend on
 //! data, only on the numbers of tokens and rows: a device may record a step and replay it.
@@ -59,9 +61,17 @@ struct Activations<D: Device> {
 /// What is kept of a step.
 struct Slot<D: Device> {
     batch: D::Batch,
-    /// `[max_rows, vocab]`
-    logits: D::Buffer,
+    /// `[max_rows, vocab]`, on the last stage.
+    logits: Option<D::Buffer>,
     sampled: D::Sampled,
+    /// Of the batch.
+    rows: usize,
+}
+
+impl<D: Device> Slot<D> {
+    fn logits(&self) -> Result<&D::Buffer, Error> {
+        self.logits.as_ref().ok_or_else(|| Error::Invalid("only the last stage has logits".into()))
+    }
 }
 
 impl<D: Device> Activations<D> {
@@ -93,7 +103,7 @@ impl<D: Device> Transformer<D> {
         let Shape { vocab, hidden, heads, intermediate, .. } = &self.shape;
         let token = 2 * hidden + heads.columns() + heads.query * heads.dim;
         let either = hidden + 3 * intermediate;
-        let row = 2 * hidden + vocab * sizes.slots;
+        let row = 2 * hidden + if self.output.is_some() { vocab * sizes.slots } else { 0 };
         let floats = |each: usize, count: usize| each as u64 * count as u64;
         4 * (floats(token, sizes.max_tokens) + floats(either, sizes.widest()) + floats(row, sizes.max_rows))
     }
@@ -126,8 +136,12 @@ impl<D: Device> Decoder<D> {
                     sizes.max_rows,
                     sizes.max_block_refs,
                 )?,
-                logits: device.buffer(sizes.max_rows, vocab, Precision::Sum)?,
-                sampled: device.sampled(sizes.max_rows)?,
+                logits: match model.output {
+                    Some(_) => Some(device.buffer(rows, vocab, Precision::Sum)?),
+                    None => None,
+                },
+                sampled: device.sampled(rows)?,
+                rows: 0,
             })
         };
         let slots = (0..sizes.slots).map(slot).collect::<Result<_, Error>>()?;
@@ -136,29 +150,64 @@ impl<D: Device> Decoder<D> {
 
     /// Queues one step into `slot`. `previous` is the slot whose samples tokens `-1-r` refer to.
     pub fn forward(&mut self, step: &Step<'_>, slot: usize, previous: Option<usize>) -> Result<(), Error> {
+        if let Some(previous) = previous.filter(|_| step.tokens.iter().any(|token| *token < 0)) {
+            self.share_sampled(previous)?;
+        }
+        self.slots[slot].rows = step.rows.len();
         self.device.begin(step, &mut self.slots[slot].batch, &mut self.cache)?;
         if step.tokens.is_empty() {
             return Ok(());
         }
-        let batch = &self.slots[slot].batch;
-        let previous = previous.map(|slot| &self.slots[slot].sampled);
-        let (device, run, model) = (&mut self.device, &mut self.run, &self.model);
-        if device.replay(batch, previous)? {
+        let sampled = previous.map(|slot| &self.slots[slot].sampled);
+        if self.device.replay(&self.slots[slot].batch, sampled)? {
             return Ok(());
         }
-        device.embed(batch, previous, model.embedding(), model.shape.embed_scale, &mut run.residual)?;
-        device.zero(&mut run.branch, step.tokens.len())?;
+        self.enter(step.tokens.len(), slot, previous)?;
         let last = self.model.layers.len() - 1;
         for index in 0..last {
             self.attention(index, slot)?;
             self.mlp(index)?;
         }
         self.attention(last, slot)?;
-        // All keys and values are stored: only the rows asked for go on.
-        if !step.rows.is_empty() {
-            self.picked(slot, last, step.rows.len())?;
+        match &self.model.output {
+            None => self.leave(last, slot)?,
+            // All keys and values are stored: only the rows asked for go on.
+            Some(_) if step.rows.is_empty() => {}
+            Some(_) => self.picked(slot, last, step.rows.len())?,
         }
         self.device.end()
+    }
+
+    /// The first stage embeds what the last one sampled in `slot`.
+    fn share_sampled(&mut self, slot: usize) -> Result<(), Error> {
+        let Slot { sampled, rows, .. } = &mut self.slots[slot];
+        let stage = self.model.shape.place.stage;
+        match (stage.is_first(), stage.is_last()) {
+            (true, false) => self.device.receive_sampled(sampled, *rows),
+            (false, true) => self.device.send_sampled(sampled, *rows),
+            _ => Ok(()),
+        }
+    }
+
+    /// The residual and the branch that the first layer of this stage starts from.
+    fn enter(&mut self, tokens: usize, slot: usize, previous: Option<usize>) -> Result<(), Error> {
+        let (device, run, model) = (&mut self.device, &mut self.run, &self.model);
+        let batch = &self.slots[slot].batch;
+        let Some(table) = model.embedding() else {
+            device.receive(batch, &mut run.residual)?;
+            return device.receive(batch, &mut run.branch);
+        };
+        let previous = previous.map(|slot| &self.slots[slot].sampled);
+        device.embed(batch, previous, table, model.shape.embed_scale, &mut run.residual)?;
+        device.zero(&mut run.branch, tokens)
+    }
+
+    /// The last MLP, and the way to the next stage.
+    fn leave(&mut self, last: usize, slot: usize) -> Result<(), Error> {
+        self.mlp(last)?;
+        let batch = &self.slots[slot].batch;
+        self.device.send(batch, &self.run.residual)?;
+        self.device.send(batch, &self.run.branch)
     }
 
     /// The last MLP and the output layer, on the step's rows alone.
@@ -217,26 +266,30 @@ impl<D: Device> Decoder<D> {
         Ok(())
     }
 
-    /// The final norm and the output layer.
+    /// The final norm and the output layer, on the last stage.
     fn logits(&mut self, slot: usize, rows: usize) -> Result<(), Error> {
-        let (device, run, model) = (&mut self.device, &mut self.run, &self.model);
-        let logits = &mut self.slots[slot].logits;
-        device.add_rms_norm(&mut run.residual, &run.branch, &model.norm, model.shape.eps, &mut run.normed)?;
-        if model.shape.shard.ranks > 1 {
+        let (device, run, shape) = (&mut self.device, &mut self.run, &self.model.shape);
+        let (Some(output), Some(logits)) = (&self.model.output, &mut self.slots[slot].logits) else {
+            return Ok(());
+        };
+        device.add_rms_norm(&mut run.residual, &run.branch, &output.norm, shape.eps, &mut run.normed)?;
+        if shape.place.shard.ranks > 1 {
             device.zero(logits, rows)?;
         }
-        device.linear(&run.normed, &model.head, None, logits, model.head_start)?;
+        device.linear(&run.normed, &output.head, None, logits, output.head_start)?;
         device.all_reduce(logits)?;
-        match model.shape.final_softcap {
+        match shape.final_softcap {
             Some(cap) => device.softcap(logits, cap),
             None => Ok(()),
         }
     }
 
-    /// Queues sampling of the rows of the step in `slot`.
+    /// Queues sampling of the rows of the step in `slot`: on the last stage.
     pub fn sample(&mut self, rows: &[RowSampling<'_>], slot: usize) -> Result<(), Error> {
-        let Slot { logits, sampled, .. } = &mut self.slots[slot];
-        self.device.sample(logits, rows, sampled)
+        match &mut self.slots[slot] {
+            Slot { logits: Some(logits), sampled, .. } => self.device.sample(logits, rows, sampled),
+            Slot { logits: None, .. } => Ok(()),
+        }
     }
 
     /// `done` is called once all that is queued so far has run.
@@ -261,11 +314,11 @@ impl<D: Device> Decoder<D> {
         ids: &mut [u32],
         logprobs: &mut [f32],
     ) -> Result<(), Error> {
-        self.device.top_k(&self.slots[slot].logits, row, ids, logprobs)
+        self.device.top_k(self.slots[slot].logits()?, row, ids, logprobs)
     }
 
     /// Waits; copies the raw logits of a row.
     pub fn row(&mut self, slot: usize, row: usize, out: &mut [f32]) -> Result<(), Error> {
-        self.device.row(&self.slots[slot].logits, row, out)
+        self.device.row(self.slots[slot].logits()?, row, out)
     }
 }

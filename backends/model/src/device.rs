@@ -5,7 +5,8 @@
 //! output; a shape that does not fit is a defect of the decoder and may be asserted. Operations are
 //! queued in order; only `top_k` and `row` wait for results.
 //!
-//! One value of the implementing type is one rank. Ranks meet only in `all_reduce`.
+//! One value of the implementing type is one rank, which knows its place (`shard::Place`). Ranks of one
+//! stage meet only in `all_reduce`, stages only in `send` and `receive`.
 //!
 //! Invariant: no strides, no broadcasting, no general tensor, no request, no file.
 
@@ -298,8 +299,20 @@ pub trait Device {
     fn softcap(&mut self, x: &mut Self::Buffer, cap: f32) -> Result<(), Error>;
     /// Sets `rows` rows of `x` to zero (a vocabulary shard before `all_reduce`).
     fn zero(&mut self, x: &mut Self::Buffer, rows: usize) -> Result<(), Error>;
-    /// Sums `x` over the ranks of the group, the same bits on every rank.
+    /// Sums `x` over the ranks of this stage, the same bits on every rank.
     fn all_reduce(&mut self, x: &mut Self::Buffer) -> Result<(), Error>;
+
+    // --- between stages; what is sent arrives in the order it was sent ---
+
+    /// Sends a row of `x` for each token of the batch to the same shard of the next stage.
+    fn send(&mut self, batch: &Self::Batch, x: &Self::Buffer) -> Result<(), Error>;
+    /// `out` gets the rows that the same shard of the stage before sent.
+    fn receive(&mut self, batch: &Self::Batch, out: &mut Self::Buffer) -> Result<(), Error>;
+    /// From the last stage to the same shard of the first: the tokens of the last `sample` into `sampled`, which
+    /// had `rows` rows.
+    fn send_sampled(&mut self, sampled: &Self::Sampled, rows: usize) -> Result<(), Error>;
+    /// On the first stage: `sampled` gets the tokens that the last one sent, for `embed`.
+    fn receive_sampled(&mut self, sampled: &mut Self::Sampled, rows: usize) -> Result<(), Error>;
 
     /// Samples every row of `logits` (raw, f32) into `out`, with log-probabilities of the raw logits.
     fn sample(

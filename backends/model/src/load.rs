@@ -8,8 +8,8 @@ use crate::config::{Config, Mlp};
 use crate::device::{Attention, Device, Dtype, Matrix};
 use crate::error::Error;
 use crate::matrix::Stored;
-use crate::shard::Shard;
-use crate::transformer::{HeadNorms, How, Layer, Linear};
+use crate::shard::{Place, Shard, Stage};
+use crate::transformer::{HeadNorms, How, Layer, Linear, Output};
 use crate::weights::Weights;
 
 /// Where multimodal checkpoints keep their text model.
@@ -47,7 +47,11 @@ impl<'a, D: Device, B: AsRef<[u8]>> Loader<'a, D, B> {
     }
 
     fn shard(&self) -> Shard {
-        self.how.shard
+        self.how.place.shard
+    }
+
+    fn stage(&self) -> Stage {
+        self.how.place.stage
     }
 
     /// Element type of the linear layers: as asked, or as the embedding table is stored.
@@ -58,7 +62,12 @@ impl<'a, D: Device, B: AsRef<[u8]>> Loader<'a, D, B> {
         }
     }
 
-    pub(crate) fn layer(&mut self, index: usize) -> Result<Layer<D>, Error> {
+    /// Those of this rank's stage.
+    pub(crate) fn layers(&mut self) -> Result<Vec<Layer<D>>, Error> {
+        self.stage().layers(self.config.layers.len()).map(|index| self.layer(index)).collect()
+    }
+
+    fn layer(&mut self, index: usize) -> Result<Layer<D>, Error> {
         let config = self.config;
         let at = |name: &str| format!("layers.{index}.{name}");
         let hidden = config.hidden;
@@ -78,7 +87,7 @@ impl<'a, D: Device, B: AsRef<[u8]>> Loader<'a, D, B> {
                 window: config.layers[index].window,
                 softcap: config.softcap,
             },
-            output: self.output(&at("self_attn.o_proj"))?,
+            output: self.attention_output(&at("self_attn.o_proj"))?,
             post_attention_norm: self.norm_if(post, &at("post_attention_layernorm"), hidden)?,
             mlp_norm: self.norm(&at(mlp_norm), hidden)?,
             gate_up: self.gate_up(&at("mlp"))?,
@@ -128,7 +137,7 @@ impl<'a, D: Device, B: AsRef<[u8]>> Loader<'a, D, B> {
         self.rows(parts, bias)
     }
 
-    fn output(&mut self, name: &str) -> Result<Linear<D>, Error> {
+    fn attention_output(&mut self, name: &str) -> Result<Linear<D>, Error> {
         let heads = self.config.heads;
         self.columns(name, heads.query * heads.dim, self.config.bias.output)
     }
@@ -191,14 +200,28 @@ impl<'a, D: Device, B: AsRef<[u8]>> Loader<'a, D, B> {
         self.weights.matrix(&name, self.config.vocab, self.config.hidden)
     }
 
-    /// Every rank keeps the whole table; `None` where its output layer is that.
+    /// Every rank of the first stage keeps the whole table; `None` where its output layer is that, and in other stages.
     pub(crate) fn embedding(&mut self) -> Result<Option<D::Weight>, Error> {
-        let shared = self.config.tied && self.shard().ranks == 1;
-        if shared { Ok(None) } else { self.weight(&[self.embedding_table()?]).map(Some) }
+        let Place { stage, shard } = self.how.place;
+        let shared = self.config.tied && shard.ranks == 1 && stage.is_last();
+        if shared || !stage.is_first() {
+            return Ok(None);
+        }
+        self.weight(&[self.embedding_table()?]).map(Some)
     }
 
-    /// The output layer: this rank's share of the vocabulary.
-    pub(crate) fn head(&mut self) -> Result<D::Weight, Error> {
+    /// `None` before the last stage.
+    pub(crate) fn output(&mut self) -> Result<Option<Output<D>>, Error> {
+        if !self.stage().is_last() {
+            return Ok(None);
+        }
+        let norm = self.norm("norm", self.config.hidden)?;
+        let head_start = self.shard().split(self.config.vocab).start;
+        Ok(Some(Output { norm, head: self.head()?, head_start }))
+    }
+
+    /// This rank's share of the vocabulary.
+    fn head(&mut self) -> Result<D::Weight, Error> {
         let own = HEADS.into_iter().find(|name| self.weights.has(name)).unwrap_or(HEADS[0]);
         let whole = match self.config.tied {
             true => self.embedding_table()?,
@@ -221,7 +244,7 @@ impl<'a, D: Device, B: AsRef<[u8]>> Loader<'a, D, B> {
     }
 
     /// Norm weights, with what the checkpoint leaves out added.
-    pub(crate) fn norm(&mut self, name: &str, len: usize) -> Result<D::Vector, Error> {
+    fn norm(&mut self, name: &str, len: usize) -> Result<D::Vector, Error> {
         let mut values = self.weights.vector(&format!("{}{name}.weight", self.prefix), len)?;
         values.iter_mut().for_each(|value| *value += self.config.norm_offset);
         self.device.vector(&values)

@@ -4,18 +4,17 @@ use crate::config::{Config, Mlp, RopeConfig};
 use crate::device::{Activation, Attention, Device, Dtype, Heads, QkNorm};
 use crate::error::Error;
 use crate::load::Loader;
-use crate::shard::Shard;
+use crate::shard::Place;
 use crate::weights::Weights;
 
-/// Embedding, layers and output layer of one rank.
+/// What one rank holds of embedding, layers and output layer.
 pub struct Transformer<D: Device> {
-    /// `None`: the output layer's matrix is the table.
+    /// `None`: the output layer's matrix is the table, or this is not the first stage.
     embedding: Option<D::Weight>,
+    /// Those of its stage.
     pub(crate) layers: Vec<Layer<D>>,
-    pub(crate) norm: D::Vector,
-    pub(crate) head: D::Weight,
-    /// First token of this rank's share of the vocabulary.
-    pub(crate) head_start: usize,
+    /// Of the last stage.
+    pub(crate) output: Option<Output<D>>,
     pub(crate) ropes: Vec<D::Rope>,
     pub(crate) shape: Shape,
     /// Element type of the weights on the device.
@@ -35,7 +34,15 @@ pub(crate) struct Shape {
     pub(crate) eps: f32,
     pub(crate) embed_scale: f32,
     pub(crate) final_softcap: Option<f32>,
-    pub(crate) shard: Shard,
+    pub(crate) place: Place,
+}
+
+/// The final norm and the output layer.
+pub(crate) struct Output<D: Device> {
+    pub(crate) norm: D::Vector,
+    pub(crate) head: D::Weight,
+    /// First token of this rank's share of the vocabulary.
+    pub(crate) head_start: usize,
 }
 
 pub(crate) struct Linear<D: Device> {
@@ -73,7 +80,7 @@ impl<D: Device> Layer<D> {
 
 /// How to load.
 pub struct How<'a> {
-    pub shard: Shard,
+    pub place: Place,
     /// `None` = as stored.
     pub dtype: Option<Dtype>,
     /// Positions that rotary tables cover.
@@ -83,9 +90,10 @@ pub struct How<'a> {
 }
 
 impl<D: Device> Transformer<D> {
-    /// Token embeddings, `[vocab, hidden]`.
-    pub(crate) fn embedding(&self) -> &D::Weight {
-        self.embedding.as_ref().unwrap_or(&self.head)
+    /// Token embeddings, `[vocab, hidden]`; `None` after the first stage.
+    pub(crate) fn embedding(&self) -> Option<&D::Weight> {
+        let tied = || self.output.as_ref().map(|output| &output.head);
+        self.embedding.as_ref().or_else(tied).filter(|_| self.shape.place.stage.is_first())
     }
 
     /// Reads this rank's share of `weights` onto `device`.
@@ -95,29 +103,27 @@ impl<D: Device> Transformer<D> {
         weights: &'a Weights<B>,
         how: How<'a>,
     ) -> Result<Self, Error> {
-        let shard = how.shard;
-        shard.check(config)?;
+        let place = how.place;
+        place.check(config)?;
         let ropes = ropes(device, config, how.context)?;
         let mut loader = Loader::new(device, config, weights, how)?;
-        let layers = (0..config.layers.len()).map(|index| loader.layer(index)).collect::<Result<_, _>>()?;
+        let layers = loader.layers()?;
         let Mlp::Gated { intermediate, activation } = config.mlp;
         Ok(Self {
             embedding: loader.embedding()?,
             layers,
-            norm: loader.norm("norm", config.hidden)?,
-            head: loader.head()?,
-            head_start: shard.split(config.vocab).start,
+            output: loader.output()?,
             ropes,
             shape: Shape {
                 vocab: config.vocab,
                 hidden: config.hidden,
-                heads: shard.heads(config.heads),
-                intermediate: shard.split(intermediate).len(),
+                heads: place.shard.heads(config.heads),
+                intermediate: place.shard.split(intermediate).len(),
                 activation,
                 eps: config.eps,
                 embed_scale: config.embed_scale,
                 final_softcap: config.final_softcap,
-                shard,
+                place,
             },
             dtype: loader.dtype()?,
             bytes: loader.bytes,

@@ -326,7 +326,7 @@ fn shared_layers(subject: &Subject<'_>) -> Result<(), Stop> {
 }
 
 fn stages(subject: &Subject<'_>) -> Result<(), Stop> {
-    ranks(subject, &Load { devices: &[0, 0], ..subject.request() })
+    ranks(subject, &Load { devices: &[0, 0], tensor_parallel: 1, ..subject.request() })
 }
 
 fn ranks(subject: &Subject<'_>, load: &Load<'_>) -> Result<(), Stop> {

@@ -18,6 +18,7 @@ mod subject;
 mod tickets;
 
 pub use report::{Check, Outcome, Report};
+pub use subject::Ranks;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -31,7 +32,12 @@ type Body = fn(&Subject<'_>) -> Result<(), Stop>;
 ///
 /// The model must have a context of at least 64 positions and a vocabulary of at least 32 tokens.
 pub fn run(backend: &Backend, model_dir: &Path, options: &str) -> Report {
-    let subject = Subject::new(backend, model_dir, options);
+    run_on(backend, model_dir, options, Ranks::ONE)
+}
+
+/// As `run`, with every model spread over `ranks`.
+pub fn run_on(backend: &Backend, model_dir: &Path, options: &str, ranks: Ranks<'_>) -> Report {
+    let subject = Subject::new(backend, model_dir, options, ranks);
     let groups: [&[(&'static str, Body)]; 7] = [
         load::CHECKS,
         forward::CHECKS,

@@ -74,7 +74,7 @@ fn bad_sizes(subject: &Subject<'_>) -> Result<(), Stop> {
     let cases: [(&str, Load<'_>); 13] = [
         ("devices", Load { devices: &[], ..good }),
         ("tensor_parallel", Load { tensor_parallel: 0, ..good }),
-        ("tensor_parallel", Load { tensor_parallel: 2, ..good }),
+        ("tensor_parallel", Load { devices: &[0], tensor_parallel: 2, ..good }),
         ("block_tokens", Load { block_tokens: 0, ..good }),
         ("block_tokens", Load { block_tokens: 24, ..good }),
         ("block_tokens", Load { block_tokens: 512, ..good }),

@@ -94,9 +94,9 @@ impl Raw {
             known: abi::Load {
                 size: size_of::<Longer<abi::Load>>(),
                 dir: dir.as_ptr(),
-                devices: [0].as_ptr(),
-                n_devices: 1,
-                tensor_parallel: 1,
+                devices: subject.ranks.devices.as_ptr(),
+                n_devices: subject.ranks.devices.len() as u32,
+                tensor_parallel: subject.ranks.tensor_parallel,
                 block_tokens: BLOCK,
                 max_tokens: MAX_TOKENS,
                 max_rows: MAX_ROWS,

@@ -33,25 +33,37 @@ pub(crate) const DEPTH: u32 = 2;
 /// Blocks that the checks use.
 pub(crate) const BLOCKS: u32 = 24;
 
+/// What the model is spread over; see `tm_load`.
+#[derive(Clone, Copy, Debug)]
+pub struct Ranks<'a> {
+    pub devices: &'a [i32],
+    pub tensor_parallel: u32,
+}
+
+impl Ranks<'_> {
+    pub const ONE: Ranks<'static> = Ranks { devices: &[0], tensor_parallel: 1 };
+}
+
 pub(crate) struct Subject<'a> {
     pub(crate) backend: &'a Backend,
     pub(crate) dir: &'a Path,
     pub(crate) options: &'a str,
+    pub(crate) ranks: Ranks<'a>,
     /// Enough for the checks; exact once a first load has told the size of a block.
     kv_bytes: Cell<u64>,
 }
 
 impl<'a> Subject<'a> {
-    pub(crate) fn new(backend: &'a Backend, dir: &'a Path, options: &'a str) -> Self {
-        Self { backend, dir, options, kv_bytes: Cell::new(256 << 20) }
+    pub(crate) fn new(backend: &'a Backend, dir: &'a Path, options: &'a str, ranks: Ranks<'a>) -> Self {
+        Self { backend, dir, options, ranks, kv_bytes: Cell::new(256 << 20) }
     }
 
     /// What `load` asks for; checks change parts of it.
     pub(crate) fn request(&self) -> Load<'a> {
         Load {
             dir: self.dir,
-            devices: &[0],
-            tensor_parallel: 1,
+            devices: self.ranks.devices,
+            tensor_parallel: self.ranks.tensor_parallel,
             block_tokens: BLOCK,
             max_tokens: MAX_TOKENS,
             max_rows: MAX_ROWS,

@@ -9,12 +9,17 @@ mod sampling;
 use crate::buffer::Buffer;
 use crate::device::Cpu;
 use crate::paths::Paths;
-use crate::ranks::Group;
+use crate::stages::Stages;
 use std::sync::Arc;
+use tokenmill_backend_model::shard::Place;
 
 /// A device on each path, with as many threads as given.
 fn devices(threads: usize) -> Vec<(String, Cpu)> {
-    let device = |paths: Paths| (paths.name(), Cpu::new(Arc::new(Group::new(1)), 0, threads, paths));
+    let alone = || (Arc::new(Stages::new(1, 1)), Place::of(0, 1, 1));
+    let device = |paths: Paths| {
+        let (stages, place) = alone();
+        (paths.name(), Cpu::new(stages, place, threads, paths))
+    };
     Paths::available().into_iter().map(device).collect()
 }
 

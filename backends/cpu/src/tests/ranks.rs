@@ -18,7 +18,7 @@ type Abort = Box<dyn Fn() + Send + Sync>;
 
 /// Two ranks as the export layer opens them, and what it calls when one of them fails.
 fn pair() -> (Cpu, Cpu, Abort) {
-    let opened = CpuPlatform::open(&[0, 0], &Options::default()).unwrap();
+    let opened = CpuPlatform::open(&[0, 0], 2, &Options::default()).unwrap();
     let mut ranks = opened.ranks.into_iter().map(|rank| CpuPlatform::device(rank).unwrap());
     (ranks.next().unwrap(), ranks.next().unwrap(), opened.abort)
 }

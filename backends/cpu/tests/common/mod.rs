@@ -8,7 +8,7 @@ use tokenmill_backend_model::config::Config;
 use tokenmill_backend_model::decoder::{Decoder, Sizes};
 use tokenmill_backend_model::device::{Dtype, Step};
 use tokenmill_backend_model::error::Error;
-use tokenmill_backend_model::shard::Shard;
+use tokenmill_backend_model::shard::Place;
 use tokenmill_backend_model::source::Source;
 use tokenmill_backend_model::transformer::{How, Transformer};
 use tokenmill_backend_model::weights::Weights;
@@ -44,6 +44,8 @@ impl Source for Dir<'_> {
 /// One model on one or more ranks, with one sequence in blocks 0, 1, 2, …
 pub(crate) struct Model {
     ranks: Vec<Decoder<Cpu>>,
+    /// The first rank of the last stage.
+    speaker: usize,
     pub(crate) config: Config,
     blocks: Vec<u32>,
 }
@@ -53,12 +55,14 @@ pub(crate) struct Options {
     /// Of rotary tables and cache; `None` = what the model was made for.
     pub(crate) context: Option<usize>,
     pub(crate) ranks: usize,
+    /// Ranks that follow each other.
+    pub(crate) stages: usize,
     pub(crate) dtype: Option<Dtype>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { config: "config.json", context: None, ranks: 1, dtype: Some(Dtype::F32) }
+        Self { config: "config.json", context: None, ranks: 1, stages: 1, dtype: Some(Dtype::F32) }
     }
 }
 
@@ -68,10 +72,10 @@ impl Model {
         let weights = Weights::open(&Dir(dir)).unwrap();
         let context = options.context.unwrap_or(config.max_context);
         let blocks = context.div_ceil(BLOCK);
-        let ranks = options.ranks;
+        let (ranks, tensor_parallel) = (options.ranks, options.ranks / options.stages);
         let load = |(rank, mut device)| {
-            let how =
-                How { shard: Shard { rank, ranks }, dtype: options.dtype, context, progress: &mut |_| {} };
+            let place = Place::of(rank, ranks, tensor_parallel);
+            let how = How { place, dtype: options.dtype, context, progress: &mut |_| {} };
             let model = Transformer::load(&mut device, &config, &weights, how).unwrap();
             let sizes = Sizes {
                 block_tokens: BLOCK,
@@ -85,8 +89,13 @@ impl Model {
             };
             Decoder::new(device, model, &sizes).unwrap()
         };
-        let ranks = Cpu::group(ranks, ranks).into_iter().enumerate().map(load).collect();
-        Model { ranks, blocks: (0..blocks as u32).collect(), config }
+        let ranks = Cpu::group(ranks, tensor_parallel, ranks).into_iter().enumerate().map(load).collect();
+        Model {
+            ranks,
+            speaker: tensor_parallel * (options.stages - 1),
+            blocks: (0..blocks as u32).collect(),
+            config,
+        }
     }
 
     /// Logits of the tokens that `rows` points at, computed at positions `pos…`.
@@ -105,10 +114,10 @@ impl Model {
                 scope.spawn(|| rank.forward(&step, 0, None).unwrap());
             }
         });
-        let vocab = self.config.vocab;
+        let (vocab, speaker) = (self.config.vocab, self.speaker);
         let row = |row| {
             let mut out = vec![0.0; vocab];
-            self.ranks[0].row(0, row, &mut out).unwrap();
+            self.ranks[speaker].row(0, row, &mut out).unwrap();
             out
         };
         (0..rows.len()).map(row).collect()
