@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 
 #include "block.h"
 #include "stack.h"
@@ -14,8 +15,8 @@ namespace {
 constexpr unsigned long REPORT_BYTES = 2048;
 
 char* report() {
-    static thread_local char text[REPORT_BYTES];
-    return text;
+    static thread_local std::unique_ptr<char[]> text(new char[REPORT_BYTES]);
+    return text.get();
 }
 
 } // namespace

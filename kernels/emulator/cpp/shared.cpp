@@ -34,8 +34,8 @@ struct Memory {
 };
 
 Memory& memory() {
-    static thread_local Memory mine;
-    return mine;
+    static thread_local std::unique_ptr<Memory> mine(new Memory);
+    return *mine;
 }
 
 } // namespace

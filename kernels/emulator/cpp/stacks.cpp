@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
 
 #include "block.h"
 
@@ -40,8 +41,9 @@ struct Stacks {
 };
 
 Stacks& stacks() {
-    static thread_local Stacks mine;
-    return mine;
+    // A library that is loaded late has little room for what is a thread's own.
+    static thread_local std::unique_ptr<Stacks> mine(new Stacks);
+    return *mine;
 }
 
 } // namespace
