@@ -7,6 +7,7 @@ not take a shape are named with the reason. Without PyTorch ours is measured alo
 """
 
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -196,17 +197,56 @@ def measure(ours, case):
     return result
 
 
+def bandwidth(results):
+    """GB/s of the best probe: copies read and write what the case says, the sum only reads it."""
+    best = 0
+    for case in results:
+        if case["kind"] == "copy" and "ours" in case:
+            speeds = {"ours": 2 * case["bytes"] / case["ours"]["median"]}
+            for peer, figures in case["peers"].items():
+                times = 1 if "reads" in peer else 2
+                speeds[peer] = times * case["bytes"] / figures["us"]["median"] if "us" in figures else 0
+            best = max(best, *speeds.values())
+    return best / 1e3
+
+
+def derive(results):
+    """What the times mean: TFLOP/s, GB/s, and the share of the bandwidth that the probes reached."""
+    most = bandwidth(results)
+    for case in results:
+        if "ours" in case:
+            us = case["ours"]["median"]
+            if "flops" in case:
+                case["tflops"] = round(case["flops"] / us / 1e6, 2)
+            case["gb_per_s"] = round(case["bytes"] * (2 if case["kind"] == "copy" else 1) / us / 1e3, 1)
+        speed = case.get("gb_per_s")
+        if speed and most:
+            case["share_of_bandwidth"] = round((speed["median"] if isinstance(speed, dict) else speed) / most, 3)
+    return round(most, 1)
+
+
+def stop(*_):
+    raise SystemExit("stopped before the end")
+
+
 def main():
+    signal.signal(signal.SIGTERM, stop)  # The time is over: what there is, is printed.
     ours = Ours(sys.argv[1])
     prefixes = tuple(sys.argv[2:]) or ("",)
-    cases = [case for case in ours.cases if case["name"].startswith(prefixes)]
     results = []
-    for case in cases:
-        results.append(measure(ours, case))
-        print(json.dumps(results[-1]), file=sys.stderr, flush=True)
-    peers = {"torch": torch.__version__ if torch else why_no_torch,
-             "flashinfer": flashinfer.__version__ if flashinfer else why_no_flashinfer}
-    print(json.dumps({"peers": peers, "cases": results}, indent=1))
+    try:
+        for case in ours.cases:
+            if case["name"].startswith(prefixes):
+                results.append(measure(ours, case))
+                print(json.dumps(results[-1]), file=sys.stderr, flush=True)
+    finally:
+        peers = {"torch": torch.__version__ if torch else why_no_torch,
+                 "flashinfer": flashinfer.__version__ if flashinfer else why_no_flashinfer}
+        gb_per_s = derive(results)
+        print(json.dumps({"peers": peers, "bandwidth_gb_per_s": gb_per_s, "cases": results}, indent=1))
+    wrong = [case["name"] for case in results if "error" in case]
+    if wrong:
+        raise SystemExit("not measured: " + ", ".join(wrong))
 
 
 if __name__ == "__main__":
