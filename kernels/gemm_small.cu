@@ -4,16 +4,14 @@
 // K a multiple of 8, x and w 16-byte aligned, any N, M <= the tile's. A kernel per tile, gemm_small_<T>_<M>x<N>:
 //   grid (ceil(N / tile N), splits of K), 256 threads, dynamic shared memory SmallTile::shared_bytes (60 or 72 KB),
 //   partials and counters as in split_k.cuh with ceil(tile M * tile N / 256) values per thread.
-// sm_80 and newer. Occupancy: three blocks per multiprocessor of 228 KB, two of 164 KB (<= 80 registers): 32 KB of weights
-// in flight per block, where about 20 KB per multiprocessor cover the latency of HBM.
+// sm_80 and newer (mma.sync, ldmatrix, cp.async). Occupancy: three blocks per multiprocessor of 228 KB, two of 164 KB
+// (<= 80 registers), two with 32 rows or more (<= 128): 32 KB of weights in flight per block, where about 20 KB per
+// multiprocessor cover the latency of HBM.
 //
-// Bound by reading the weights once. The weights are the A operand of mma (16 outputs), the few rows of x the B operand
-// (8 rows), which wastes less than the other way round. The order of K within an mma is free as long as both operands
-// agree: lane q of a row takes the 16 bytes of k = 8q .. 8q + 7 for its k-pairs of two mma. So every weight is used
-// by the lane that loaded it: cp.async puts it into the lane's own 16 bytes of shared memory, which serve as a queue and
-// need no swizzle, no ldmatrix and no barrier. Warps split the outputs of the tile and K; rows of x are shared by
-// the group of warps that works on the same range of K. The tensor cores do M = 1 as well: unpacking bf16 for
-// fma would take more instructions than the seven idle rows cost.
+// Bound by reading the weights once. They are the A operand of mma (16 outputs), the few rows of x the B operand (8 rows),
+// which wastes less than the other way round. Warps split the outputs of the tile, and K where there are more warps
+// than outputs; a warp alone uses its weights, the group of warps that works on the same range of K shares its rows of x.
+// The tensor cores do M = 1 as well: unpacking bf16 for fma would take more instructions than the seven idle rows.
 #include "device.cuh"
 #include "split_k.cuh"
 
@@ -44,73 +42,82 @@ template <u32 M, u32 N> struct SmallTile {
     static_assert(groups * M * pitch * 4 <= shared_bytes, "partial sums take the place of the stages");
 };
 
-// Odd rows of x swap their halves, so that the 8 lanes of a phase (two rows, four pieces each) read all 32 banks.
-DEVICE u32 x_offset(u32 row, u32 piece) { return row * SMALL_ROW_BYTES + ((piece ^ ((row & 1) << 2)) << 4); }
+// Rows are 128 bytes, their pieces permuted so that 8 rows' pieces of the same K are in different banks.
+DEVICE u32 small_offset(u32 row, u32 piece) { return row * SMALL_ROW_BYTES + ((piece ^ (row & 7)) << 4); }
 
-// What a thread copies, step after step.
-template <class T, class Tile> struct SmallSource {
-    const T* low;  // this lane's first piece of its warp's row lane / 4 …
-    const T* high; // … and of the row 8 further
-    const T* x[Tile::x_pieces];
-    u32 x_row;
-    u32 weight_at; // this lane's k in `low` and `high`, and in `x`
-    u32 x_at;
+// A thread's i-th row of x.
+template <class Tile> DEVICE u32 x_row(u32 i) {
+    return thread_x() % Tile::group_threads / 8 + i * (Tile::group_threads / 8);
+}
+
+// What a thread copies: piece lane & 7 of every fourth of its warp's weights, and of some of its group's rows of x.
+template <class Tile> struct SmallSource {
+    const u8* w;
+    const u8* x;
+    u32 w_row[4]; // offsets in bytes
+    u32 x_row[Tile::x_pieces];
+    u32 at; // k of the piece
 };
 
 template <class T, class Tile>
-DEVICE SmallSource<T, Tile> small_source(const T* x, const T* w, u32 n, u32 k, u32 step) {
-    SmallSource<T, Tile> source;
-    // Rows beyond N read the last one and are not stored.
-    const u32 row = block_x() * Tile::outputs + (warp() % Tile::side) * 16 + (lane() >> 2);
-    source.weight_at = step * SMALL_STEP + (lane() & 3) * 8;
-    source.low = w + static_cast<u64>(row < n ? row : n - 1) * k + source.weight_at;
-    source.high = w + static_cast<u64>(row + 8 < n ? row + 8 : n - 1) * k + source.weight_at;
-    const u32 thread = thread_x() % Tile::group_threads;
-    source.x_row = thread >> 3;
-    source.x_at = step * SMALL_STEP + (thread & 7) * 8;
+DEVICE SmallSource<Tile> small_source(const T* x, const T* w, u32 n, u32 k, u32 step) {
+    SmallSource<Tile> source;
+    const u32 first = block_x() * Tile::outputs;
+    source.at = step * SMALL_STEP + (lane() & 7) * 8;
+    source.w = reinterpret_cast<const u8*>(w + static_cast<u64>(first) * k + source.at);
+    source.x = reinterpret_cast<const u8*>(x + source.at);
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) {
+        // Rows beyond N read the last one and are not stored.
+        const u32 row = warp() % Tile::side * 16 + (lane() >> 3) + i * 4;
+        source.w_row[i] = (first + row < n ? row : n - 1 - first) * k * 2;
+    }
 #pragma unroll
     for (u32 i = 0; i < Tile::x_pieces; i++) {
-        source.x[i] = x + static_cast<u64>(source.x_row + i * (Tile::group_threads / 8)) * k + source.x_at;
+        source.x_row[i] = x_row<Tile>(i) * k * 2;
     }
     return source;
 }
 
-// Starts the copies of one step and moves on to the next. `weights` is this lane's place in the stage, `rows` its group's.
-template <class T, class Tile>
-DEVICE void copy_step(u8* weights, u8* rows, SmallSource<T, Tile>& source, u32 m, u32 k) {
+// Starts the copies of one step and moves on to the next. `weights` is the warp's part of the stage, `rows` the group's.
+template <class Tile> DEVICE void copy_step(u8* weights, u8* rows, SmallSource<Tile>& source, u32 m, u32 k) {
+    const u32 piece = lane() & 7;
+    const bool valid = source.at < k;
 #pragma unroll
-    for (u32 half = 0; half < 2; half++) {
-        const bool valid = source.weight_at + half * 32 < k;
-        cp_async16(weights + half * 1024, source.low + half * 32, valid);
-        cp_async16(weights + half * 1024 + 512, source.high + half * 32, valid);
+    for (u32 i = 0; i < 4; i++) {
+        cp_async16(weights + small_offset((lane() >> 3) + i * 4, piece), source.w + source.w_row[i], valid);
     }
-    source.low += SMALL_STEP;
-    source.high += SMALL_STEP;
-    source.weight_at += SMALL_STEP;
 #pragma unroll
     for (u32 i = 0; i < Tile::x_pieces; i++) {
-        const u32 row = source.x_row + i * (Tile::group_threads / 8);
-        cp_async16(rows + x_offset(row, thread_x() & 7), source.x[i], row < m && source.x_at < k);
-        source.x[i] += SMALL_STEP;
+        const u32 row = x_row<Tile>(i);
+        cp_async16(rows + small_offset(row, piece), source.x + source.x_row[i], valid && row < m);
     }
-    source.x_at += SMALL_STEP;
+    source.w += SMALL_ROW_BYTES;
+    source.x += SMALL_ROW_BYTES;
+    source.at += SMALL_STEP;
 }
 
 template <class T, class Tile>
 DEVICE void multiply_step(f32 (&sums)[Tile::rows / 8][4], const u8* weights, const u8* rows) {
-    const u32 row = lane() >> 2, piece = lane() & 3;
+    const u8* w = weights + (lane() & 15) * SMALL_ROW_BYTES;
+    const u8* x = rows + (lane() & 7) * SMALL_ROW_BYTES;
+    const u32 w_piece = ((lane() >> 4) ^ (lane() & 7)) << 4, x_piece = ((lane() >> 3) ^ (lane() & 7)) << 4;
 #pragma unroll
     for (u32 half = 0; half < 2; half++) {
-        const vec16 low = load16(weights + half * 1024), high = load16(weights + half * 1024 + 512);
-        const u32 first[4] = {low.x, high.x, low.y, high.y};
-        const u32 second[4] = {low.z, high.z, low.w, high.w};
-        const u8* at = rows + x_offset(row, half * 4 + piece);
+        u32 left[2][4], right[Tile::rows / 8][4];
+        ldmatrix_x4(left[0], w + (w_piece ^ half << 6));
+        ldmatrix_x4(left[1], w + (w_piece ^ half << 6 ^ 32));
 #pragma unroll
         for (u32 j = 0; j < Tile::rows / 8; j++) {
-            const vec16 v = load16(at + j * (8 * SMALL_ROW_BYTES));
-            const u32 left[2] = {v.x, v.y}, right[2] = {v.z, v.w};
-            mma_16816<T>(sums[j], first, left);
-            mma_16816<T>(sums[j], second, right);
+            ldmatrix_x4(right[j], x + (x_piece ^ half << 6) + j * (8 * SMALL_ROW_BYTES));
+        }
+#pragma unroll
+        for (u32 k = 0; k < 2; k++) {
+#pragma unroll
+            for (u32 j = 0; j < Tile::rows / 8; j++) {
+                const u32 two[2] = {right[j][k * 2], right[j][k * 2 + 1]};
+                mma_16816<T>(sums[j], left[k], two);
+            }
         }
     }
 }
@@ -130,13 +137,13 @@ DEVICE void accumulate(f32 (&sums)[Tile::rows / 8][4], u8* shared, const T* x, c
     const u32 slice = block_y() * Tile::groups + group, slices = grid_y() * Tile::groups;
     const u32 all = (k + SMALL_STEP - 1) / SMALL_STEP;
     const u32 begin = all * slice / slices, steps = all * (slice + 1) / slices - begin;
-    u8* weights = shared + warp() * (16 * SMALL_ROW_BYTES) + lane() * 16;
+    u8* weights = shared + warp() * (16 * SMALL_ROW_BYTES);
     u8* rows = shared + Tile::weight_bytes + group * Tile::x_bytes;
-    SmallSource<T, Tile> source = small_source<T, Tile>(x, w, n, k, begin);
+    SmallSource<Tile> source = small_source<T, Tile>(x, w, n, k, begin);
 #pragma unroll
     for (u32 i = 0; i + 1 < SMALL_STAGES; i++) {
         if (i < steps) {
-            copy_step<T, Tile>(weights + i * Tile::stage_bytes, rows + i * Tile::stage_bytes, source, m, k);
+            copy_step(weights + i * Tile::stage_bytes, rows + i * Tile::stage_bytes, source, m, k);
         }
         cp_async_commit();
     }
@@ -146,7 +153,7 @@ DEVICE void accumulate(f32 (&sums)[Tile::rows / 8][4], u8* shared, const T* x, c
         // Now the group has x of this step, and is done with the step before, whose stage is filled next.
         sync_group<Tile>(group);
         if (step + SMALL_STAGES - 1 < steps) {
-            copy_step<T, Tile>(weights + write, rows + write, source, m, k);
+            copy_step(weights + write, rows + write, source, m, k);
         }
         cp_async_commit();
         multiply_step<T, Tile>(sums, weights + read, rows + read);
@@ -212,8 +219,8 @@ DEVICE void gemm_small(const T* x, const T* w, const f32* bias, void* out, u32 m
     }
 }
 
-#define ENTRY(T, M, N)                                                                                              \
-    KERNEL(256, 3) gemm_small_##T##_##M##x##N(const T* x, const T* w, const f32* bias, void* out, u32 m, u32 n,       \
+#define ENTRY(T, M, N, BLOCKS)                                                                                        \
+    KERNEL(256, BLOCKS) gemm_small_##T##_##M##x##N(const T* x, const T* w, const f32* bias, void* out, u32 m, u32 n,       \
                                               u32 k, u32 out_stride, u32 column, u32 out_f32, f32* partials,          \
                                               u32* counters) {                                                        \
         gemm_small<T, SmallTile<M, N>>(x, w, bias, out, m, n, k, out_stride, column, out_f32, partials,   \
@@ -221,11 +228,11 @@ DEVICE void gemm_small(const T* x, const T* w, const f32* bias, void* out, u32 m
     }                                                                                                                 \
     REGISTER(gemm_small_##T##_##M##x##N)
 #define ENTRIES(T)                                                                                                    \
-    ENTRY(T, 8, 16)                                                                                                \
-    ENTRY(T, 8, 32)                                                                                                \
-    ENTRY(T, 16, 32)                                                                                               \
-    ENTRY(T, 16, 64)                                                                                               \
-    ENTRY(T, 32, 64)                                                                                               \
-    ENTRY(T, 64, 128)
+    ENTRY(T, 8, 16, 3)                                                                                                \
+    ENTRY(T, 8, 32, 3)                                                                                                \
+    ENTRY(T, 16, 32, 3)                                                                                               \
+    ENTRY(T, 16, 64, 3)                                                                                               \
+    ENTRY(T, 32, 64, 2)                                                                                               \
+    ENTRY(T, 64, 128, 2)
 ENTRIES(bf16)
 ENTRIES(f16)

@@ -47,14 +47,14 @@ const fn small_shared(m: u32, n: u32) -> u32 {
 }
 
 macro_rules! small {
-    ($m:literal, $n:literal) => {
+    ($m:literal, $n:literal, $blocks:literal) => {
         Tile {
             kind: Kind::Small,
             m: $m,
             n: $n,
             threads: 256,
             shared: small_shared($m, $n),
-            blocks: 3,
+            blocks: $blocks,
             names: [concat!("gemm_small_bf16_", $m, "x", $n), concat!("gemm_small_f16_", $m, "x", $n)],
         }
     };
@@ -89,8 +89,14 @@ macro_rules! f32_tile {
 }
 
 /// By rows, the narrow before the wide.
-pub static SMALL: [Tile; 6] =
-    [small!(8, 16), small!(8, 32), small!(16, 32), small!(16, 64), small!(32, 64), small!(64, 128)];
+pub static SMALL: [Tile; 6] = [
+    small!(8, 16, 3),
+    small!(8, 32, 3),
+    small!(16, 32, 3),
+    small!(16, 64, 3),
+    small!(32, 64, 2),
+    small!(64, 128, 2),
+];
 
 /// The largest first.
 pub static LARGE: [Tile; 3] =
