@@ -218,7 +218,8 @@ def derive(results):
             us = case["ours"]["median"]
             if "flops" in case:
                 case["tflops"] = round(case["flops"] / us / 1e6, 2)
-            case["gb_per_s"] = round(case["bytes"] * (2 if case["kind"] == "copy" else 1) / us / 1e3, 1)
+            if "bytes" in case:
+                case["gb_per_s"] = round(case["bytes"] * (2 if case["kind"] == "copy" else 1) / us / 1e3, 1)
         speed = case.get("gb_per_s")
         if speed and most:
             case["share_of_bandwidth"] = round((speed["median"] if isinstance(speed, dict) else speed) / most, 3)
