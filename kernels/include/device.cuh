@@ -28,6 +28,7 @@
 //   exp_f32 log_f32 tanh_f32 erf_f32 sqrt_f32 fma_f32 max_f32 min_f32 abs_f32
 //   mul_f32                                                                  rounded: never part of a fused multiply-add
 //   bits(f32) float_of(u32) popc ffs (1-based, 0 if none) clz INF
+//   permute_bytes(a, b, selector): its hexadecimal digit i picks byte i of the result, 0 to 3 from a, 4 to 7 from b
 //   atomic_add(u32* | f32*, v) atomic_max(u32*, v) atomic_cas(u32*, expected, wanted): what was there
 //   fence()                                                                  writes before it are seen first
 //   cp_async16(shared, global, valid = true) cp_async4(…) cp_async_commit() cp_async_wait<N>()

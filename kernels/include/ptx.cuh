@@ -35,6 +35,7 @@ DEVICE void fence() { __threadfence(); }
 DEVICE u32 bits(f32 v) { return __float_as_uint(v); }
 DEVICE f32 float_of(u32 v) { return __uint_as_float(v); }
 DEVICE u32 popc(u32 v) { return __popc(v); }
+DEVICE u32 permute_bytes(u32 a, u32 b, u32 selector) { return __byte_perm(a, b, selector); }
 DEVICE u32 ffs(u32 v) { return __ffs(v); }
 DEVICE u32 clz(u32 v) { return __clz(v); }
 DEVICE f32 exp_f32(f32 v) { return expf(v); }
