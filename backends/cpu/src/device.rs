@@ -126,7 +126,7 @@ impl Device for Cpu {
         Ok(Batch::with_capacity(max_tokens, max_seqs, max_rows, max_blocks))
     }
 
-    fn sampled(&mut self, max_rows: usize) -> Result<Sampled, Error> {
+    fn sampled(&mut self, max_rows: usize, _: usize) -> Result<Sampled, Error> {
         Ok(Sampled { tokens: Vec::with_capacity(max_rows), logprobs: Vec::with_capacity(max_rows) })
     }
 

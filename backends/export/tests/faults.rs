@@ -146,7 +146,7 @@ impl Device for Fake {
     fn batch(&mut self, _: usize, _: usize, _: usize, _: usize) -> Done {
         Ok(())
     }
-    fn sampled(&mut self, _: usize) -> Result<usize, Error> {
+    fn sampled(&mut self, _: usize, _: usize) -> Result<usize, Error> {
         Ok(0)
     }
     fn begin(&mut self, _: &Step<'_>, _: &mut (), _: &mut ()) -> Done {

@@ -140,7 +140,7 @@ impl<D: Device> Decoder<D> {
                     Some(_) => Some(device.buffer(rows, vocab, Precision::Sum)?),
                     None => None,
                 },
-                sampled: device.sampled(rows)?,
+                sampled: device.sampled(rows, vocab)?,
                 rows: 0,
             })
         };

@@ -207,7 +207,7 @@ pub trait Device {
         max_rows: usize,
         max_blocks: usize,
     ) -> Result<Self::Batch, Error>;
-    fn sampled(&mut self, max_rows: usize) -> Result<Self::Sampled, Error>;
+    fn sampled(&mut self, max_rows: usize, vocab: usize) -> Result<Self::Sampled, Error>;
 
     // --- one step ---
 

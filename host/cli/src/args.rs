@@ -19,13 +19,16 @@ pub(crate) struct ModelArgs {
     /// Ranks that share each layer.
     #[arg(long, short = 't', visible_alias = "tp", default_value_t = 1)]
     pub(crate) tensor_parallel_size: u32,
+    /// Stages that share out the layers, each of as many ranks.
+    #[arg(long, visible_alias = "pp", default_value_t = 1)]
+    pub(crate) pipeline_parallel_size: u32,
     /// Memory for the KV cache, in bytes over all ranks; the backend chooses if not given.
     #[arg(long)]
     pub(crate) kv_cache_memory_bytes: Option<u64>,
     /// What computes: cpu (built in), the NAME of a library beside this program, or its PATH.
     #[arg(long, default_value = "cpu")]
     pub(crate) backend: String,
-    /// An option of the backend itself, KEY=VALUE; may be given several times (cpu: threads, kv_dtype).
+    /// An option of the backend itself, KEY=VALUE; may be given several times (cpu: threads, kv_dtype; cuda: graphs).
     #[arg(long = "backend-option", value_name = "KEY=VALUE")]
     pub(crate) backend_options: Vec<String>,
 }

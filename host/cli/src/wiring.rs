@@ -26,10 +26,11 @@ const MAX_WAITING_TOKENS: u64 = 4 << 20;
 pub(crate) fn load(dir: &Path, model: &ModelArgs, engine: &EngineArgs) -> Result<Model> {
     let library = backend::open(&model.backend)?;
     library.probe().with_context(|| format!("the backend {} cannot run here", library.name()))?;
-    if model.tensor_parallel_size == 0 {
-        bail!("--tensor-parallel-size must be at least 1");
-    }
-    let devices: Vec<i32> = (0..model.tensor_parallel_size as i32).collect();
+    let (ranks, stages) = (model.tensor_parallel_size, model.pipeline_parallel_size);
+    let devices = match ranks.checked_mul(stages) {
+        Some(devices @ 1..=64) => (0..devices as i32).collect::<Vec<_>>(),
+        _ => bail!("--tensor-parallel-size {ranks} x --pipeline-parallel-size {stages} is not 1 to 64 devices"),
+    };
     let mut options = model.backend_options.clone();
     options.extend(model.dtype.map(|dtype| format!("dtype={dtype}")));
     options.extend(model.max_model_len.map(|longest| format!("context={longest}")));

@@ -170,7 +170,7 @@ fn rows_without_a_finite_logit_give_no_token() {
     for (name, mut device) in devices(2) {
         let rows = [vec![f32::NEG_INFINITY; 70], nan.clone(), vec![1.0; 70]];
         let logits = filled(3, 70, &rows.concat());
-        let mut out = device.sampled(3).unwrap();
+        let mut out = device.sampled(3, 70).unwrap();
         for temperature in [0.0, 1.0] {
             let row = RowSampling { temperature, ..PLAIN };
             device.sample(&logits, &[row, row, RowSampling { mask: &[0, 0, 0], ..row }], &mut out).unwrap();
