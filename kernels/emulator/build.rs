@@ -9,9 +9,7 @@ use std::{
     time::SystemTime,
 };
 
-/// For whatever the machine has: the library is used where it is built.
-const FLAGS: &[&str] =
-    &["-std=c++17", "-O2", "-march=native", "-fPIC", "-fvisibility=hidden", "-DTM_EMULATOR", "-Wall", "-Wextra", "-Wno-unknown-pragmas"];
+const FLAGS: &[&str] = include!("flags.rs");
 
 struct Unit {
     source: PathBuf,
@@ -39,7 +37,8 @@ fn main() {
         .chain(units(&[kernels], "cu", &out))
         .collect::<Vec<_>>();
     let nccl = units(&[cpp.join("nccl")], "cpp", &out);
-    let stale = driver.iter().chain(&nccl).filter(|unit| changed(&unit.object) < changed(&unit.source).max(headers));
+    let stale =
+        driver.iter().chain(&nccl).filter(|unit| changed(&unit.object) < changed(&unit.source).max(headers));
     compile(&stale.collect::<Vec<_>>(), &include);
 
     link(&driver, &out, "libcuda.so.1", &[]);
@@ -63,7 +62,9 @@ fn files(folder: &Path, extensions: &[&str]) -> Vec<PathBuf> {
     let mut found: Vec<_> = entries
         .flatten()
         .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extensions.iter().any(|wanted| extension == *wanted)))
+        .filter(|path| {
+            path.extension().is_some_and(|extension| extensions.iter().any(|wanted| extension == *wanted))
+        })
         .collect();
     found.sort();
     found
@@ -108,7 +109,14 @@ fn compile_one(unit: &Unit, include: &Path) {
     // A file that changes while it is compiled is compiled again the next time.
     let unfinished = unit.object.with_extension("unfinished");
     let mut command = Command::new(compiler());
-    command.args(FLAGS).arg("-I").arg(include).args(["-x", "c++", "-c"]).arg(&unit.source).arg("-o").arg(&unfinished);
+    command
+        .args(FLAGS)
+        .arg("-I")
+        .arg(include)
+        .args(["-x", "c++", "-c"])
+        .arg(&unit.source)
+        .arg("-o")
+        .arg(&unfinished);
     run(&mut command, &format!("compiling {}", unit.source.display()));
     if let Err(error) = fs::rename(&unfinished, &unit.object) {
         stop(&format!("{}: {error}", unit.object.display()));
@@ -117,7 +125,7 @@ fn compile_one(unit: &Unit, include: &Path) {
 
 fn link(units: &[Unit], out: &Path, name: &str, with: &[&str]) {
     let mut command = Command::new(compiler());
-    command.current_dir(out).args(["-shared", "-pthread", "-Wl,-z,defs", "-o", name]);
+    command.current_dir(out).args(["-shared", "-pthread", "-Wl,-z,defs", "-Wl,-Bsymbolic", "-o", name]);
     command.arg(format!("-Wl,-soname,{name}")).args(units.iter().map(|unit| &unit.object)).args(with);
     run(&mut command, &format!("linking {name}"));
 }

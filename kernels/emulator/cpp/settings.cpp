@@ -1,6 +1,7 @@
 #include "settings.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <thread>
 
@@ -16,10 +17,22 @@ u32 emulator_threads() {
     return static_cast<u32>(std::clamp<u64>(setting("TM_EMULATOR_THREADS", cores), 1, 64));
 }
 
-Schedule schedule_of(u32 turn) {
-    constexpr u64 in_turn = 3;
-    static const u64 wanted = setting("TM_EMULATOR_SCHEDULE", in_turn);
-    return static_cast<Schedule>(wanted < in_turn ? wanted : turn % in_turn);
+namespace {
+
+constexpr u64 IN_TURN = 3;
+
+std::atomic<u64>& wanted_schedule() {
+    static std::atomic<u64> wanted{setting("TM_EMULATOR_SCHEDULE", IN_TURN)};
+    return wanted;
 }
+
+} // namespace
+
+Schedule schedule_of(u32 turn) {
+    u64 wanted = wanted_schedule();
+    return static_cast<Schedule>(wanted < IN_TURN ? wanted : turn % IN_TURN);
+}
+
+void set_schedule(u64 number) { wanted_schedule() = number; }
 
 } // namespace emulator

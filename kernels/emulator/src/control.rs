@@ -43,8 +43,18 @@ pub fn counters() -> Counters {
         // SAFETY: it writes at most as many words as there are.
         unsafe { read(words.as_mut_ptr(), COUNTERS as u64) };
     }
-    let [launches, kernels, graph_launches, allocations, host_allocations, synchronisations, copies, memsets] = words;
-    Counters { launches, kernels, graph_launches, allocations, host_allocations, synchronisations, copies, memsets }
+    let [launches, kernels, graph_launches, allocations, host_allocations, synchronisations, copies, memsets] =
+        words;
+    Counters {
+        launches,
+        kernels,
+        graph_launches,
+        allocations,
+        host_allocations,
+        synchronisations,
+        copies,
+        memsets,
+    }
 }
 
 /// Sets a fault for the whole process. Does nothing on a real GPU.

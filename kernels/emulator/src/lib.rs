@@ -12,4 +12,4 @@ mod control;
 mod library;
 
 pub use control::{Counters, Fault, counters, image, recover, report, set};
-pub use library::{LIBRARY, NCCL_LIBRARY, is_real_gpu, preload, preload_nccl};
+pub use library::{FLAGS, LIBRARY, NCCL_LIBRARY, OBJECTS, is_real_gpu, preload, preload_nccl};

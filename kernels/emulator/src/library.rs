@@ -7,6 +7,10 @@ use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 pub const LIBRARY: &str = concat!(env!("OUT_DIR"), "/libcuda.so.1");
 pub const NCCL_LIBRARY: &str = concat!(env!("OUT_DIR"), "/libnccl.so.2");
 
+/// Where the objects that [`LIBRARY`] is made of lie, and how they were compiled.
+pub const OBJECTS: &str = env!("OUT_DIR");
+pub const FLAGS: &[&str] = include!("../flags.rs");
+
 /// Whether the tests run on a GPU (`TOKENMILL_REAL_GPU=1`) and not on the emulator.
 pub fn is_real_gpu() -> bool {
     env::var_os("TOKENMILL_REAL_GPU").is_some_and(|value| value == "1")

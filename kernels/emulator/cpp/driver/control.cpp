@@ -61,6 +61,7 @@ CONTROL int tm_emulator_set(const char* name, u64 value) {
     if (std::strcmp(name, "memory") == 0) faults.memory = value;
     else if (std::strcmp(name, "fail_launch") == 0) faults.fail_launch = value;
     else if (std::strcmp(name, "delay") == 0) faults.delay = value;
+    else if (std::strcmp(name, "schedule") == 0) emulator::set_schedule(value);
     else return 0;
     return 1;
 }
