@@ -132,7 +132,10 @@ impl Engine {
 
     /// A sequence with the first `at` tokens of another and one of its own.
     fn begin(&mut self, parent: Reference, at: u32, branch: u32, token: u32, logprob: f32) -> Reference {
-        let seated = self.seat_fork(self.sequences.slots[parent.slot as usize].request);
+        let from = &self.sequences.slots[parent.slot as usize];
+        // It may have been preempted by a sequence that was placed after it in this step.
+        let computed = !from.rest.table.blocks().is_empty();
+        let seated = self.seat_fork(from.request, computed);
         let from = &mut self.sequences.slots[parent.slot as usize];
         let mut known = from.tokens.all()[..at as usize].to_vec();
         known.reserve_exact((from.limit - at) as usize);

@@ -68,7 +68,9 @@ impl Engine {
     /// Places a sequence, whatever that takes.
     fn place_anew(&mut self, step: &mut Step, k: usize, i: usize, tokens: u32) {
         let wanted = tokens.min(self.sequences.pending[i]).min(self.room.tokens);
-        if wanted == 0 || self.columns.seqs() == self.config.max_seqs {
+        // A branch that began with this step has its row already, and an order may list it all the same.
+        let began = self.sequences.own[i].step == step.serial;
+        if wanted == 0 || began || self.columns.seqs() == self.config.max_seqs {
             return;
         }
         let rows = self.room.rows(self.columns.n_rows());

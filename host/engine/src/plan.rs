@@ -23,12 +23,34 @@ impl Engine {
         self.finished.clear();
         self.reject();
         self.place(in_flight);
-        // Nothing runs and nothing would: no scheduler may let the engine stand still.
-        if in_flight == 0 && self.room.placed.is_none() && self.sequences.pending.iter().any(|&n| n > 0) {
+        // No scheduler may let the engine stand still.
+        if self.stands(in_flight) {
             self.stats.policy_fallbacks.scheduler += 1;
+            // Who could not start then may have been in the way of others.
+            self.room.tried = None;
             self.ask(true);
             self.place(in_flight);
         }
+        // Not even the default does, where an earlier order let late prompts start: those in front of them get all
+        // tokens, and no place.
+        if self.stands(in_flight) {
+            self.order_what_runs();
+            self.place(in_flight);
+        }
+    }
+
+    /// Nothing runs and nothing would.
+    fn stands(&self, in_flight: u32) -> bool {
+        in_flight == 0 && self.room.placed.is_none() && self.sequences.pending.iter().any(|&n| n > 0)
+    }
+
+    /// Whoever holds blocks goes on: the first of them has room when it is alone.
+    fn order_what_runs(&mut self) {
+        let states = self.sequences.resident.iter().zip(&self.sequences.pending).enumerate();
+        let running = states.filter(|(_, (resident, pending))| **resident > 0 && **pending > 0);
+        self.order.clear();
+        running.for_each(|(i, (_, &pending))| self.order.run(&[i as u32], &[pending]));
+        self.room.mark(&self.order, self.sequences.len());
     }
 
     /// Whether the scheduler, or the default, gave a valid order.

@@ -36,17 +36,18 @@ impl Engine {
         }
     }
 
-    /// Counts a fork, and finds a seat for it: one that is kept, or a free one.
-    pub(crate) fn seat_fork(&mut self, request: u32) -> bool {
+    /// Counts a fork, and finds a seat for it, if it has computed tokens to hold: one that is kept, or a free one.
+    pub(crate) fn seat_fork(&mut self, request: u32, computed: bool) -> bool {
         let Some(live) = self.requests.get(request) else { return false };
         live.rest.forks -= 1;
         let kept = live.rest.seats > 0;
         let free = self.room.has_seats(1);
-        if kept {
-            live.rest.seats -= 1;
-        } else if free {
-            self.room.seats += 1;
+        live.rest.seats -= u32::from(kept);
+        match (kept, computed) {
+            (true, true) => {}
+            (true, false) => self.room.seats -= 1,
+            (false, _) => self.room.seats += u32::from(computed && free),
         }
-        kept || free
+        computed && (kept || free)
     }
 }
