@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, reason = "a task speaks to the terminal")]
 
 mod bench;
+mod fuzz;
 mod gpu;
 mod kernels;
 mod plugins;
@@ -31,6 +32,8 @@ enum Task {
     Kernels(kernels::Kernels),
     /// Make target/gpu-check/: what a machine with an NVIDIA GPU needs to check and measure the CUDA backend.
     Gpu,
+    /// Look for inputs that the host does not stand, with libFuzzer.
+    Fuzz(fuzz::Fuzz),
     /// Measure, against a named peer in the same run, and write JSON to bench/results/.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -42,6 +45,7 @@ fn main() -> anyhow::Result<()> {
         Task::Plugins(which) => plugins::task(&which),
         Task::Kernels(options) => kernels::task(&options),
         Task::Gpu => gpu::prepare(),
+        Task::Fuzz(which) => fuzz::task(&which),
         Task::Bench(which) => bench::run(which),
     }
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything, with what it needs installed under `target/`.
 
-use crate::plugins;
 use crate::process::{built, cargo, command, exists, output, root, run};
+use crate::{fuzz, plugins};
 use anyhow::{Context, Result, bail};
 use std::{
     io::{BufRead, BufReader},
@@ -16,6 +16,8 @@ const SAMPLERS: [&str; 9] =
 const IN_C: &str = "epsilon-c";
 const SCHEDULERS: [&str; 5] =
     ["fair-share", "fcfs", "prefix-affinity", "priority-deadline", "shortest-first"];
+/// Seconds.
+const FUZZING: u32 = 5;
 const CARGO_DENY: &str = "0.20.2";
 
 pub(crate) fn all() -> Result<()> {
@@ -25,7 +27,17 @@ pub(crate) fn all() -> Result<()> {
     plugins::test()?;
     run(cargo().args(["build", "--release", "--workspace"]))?;
     run(cargo().args(["test", "--release", "--workspace"]))?;
+    fuzzed()?;
     clients()
+}
+
+/// A few seconds for each target.
+fn fuzzed() -> Result<()> {
+    if !exists("c++") {
+        println!("nothing was fuzzed: libFuzzer needs a C++ compiler");
+        return Ok(());
+    }
+    fuzz::all(FUZZING)
 }
 
 fn require_tools() -> Result<()> {

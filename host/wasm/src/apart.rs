@@ -52,6 +52,9 @@ fn limit(_: u64, _: u64) -> io::Result<()> {
 
 /// Compiles a component, or says why it cannot be.
 pub(crate) fn compile(compiler: &Compiler, limits: &Limits, component: &[u8]) -> Result<Artifact, Error> {
+    if cfg!(fuzzing) {
+        return here(component);
+    }
     let cannot = |error: io::Error| Error::Host(format!("the compiler does not start: {error}"));
     let mut command = compiler();
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -80,6 +83,13 @@ pub(crate) fn compile(compiler: &Compiler, limits: &Limits, component: &[u8]) ->
             limits.compile_time
         ),
     }))
+}
+
+/// For fuzzers, which try hundreds of components a second; an answer that is wrong is found all the same.
+fn here(component: &[u8]) -> Result<Artifact, Error> {
+    let engine = config::compiling().map_err(|error| Error::Host(error.to_string()))?;
+    let code = engine.precompile_component(component);
+    code.map(Artifact::trusted).map_err(|error| refused(format!("{error:#}")))
 }
 
 fn refused(why: String) -> Error {

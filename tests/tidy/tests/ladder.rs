@@ -54,6 +54,16 @@ const LADDER: &[(&str, &[&str])] = &[
         &["tokenmill-backend", "tokenmill-engine", "tokenmill-http", "tokenmill-policy", "tokenmill-text"],
     ),
     (
+        "tokenmill-fuzz",
+        &[
+            "tokenmill-backend",
+            "tokenmill-backend-null",
+            "tokenmill-engine",
+            "tokenmill-policy",
+            "tokenmill-wasm",
+        ],
+    ),
+    (
         "tokenmill-policies",
         &[
             "tokenmill-backend",
