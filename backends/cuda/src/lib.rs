@@ -13,6 +13,7 @@ mod driver;
 mod event;
 mod gpu;
 mod memory;
+pub mod nccl;
 pub mod ops;
 
 pub use driver::Properties;
