@@ -11,6 +11,7 @@ macro_rules! named {
     };
 }
 
+pub mod attention;
 pub mod copy;
 pub mod embed;
 pub mod gate;
