@@ -8,15 +8,22 @@
 
 pub mod batch;
 pub mod buffer;
+mod completion;
 mod context;
+pub mod device;
 mod driver;
 mod event;
 mod gpu;
+mod graph;
 mod memory;
 pub mod nccl;
 pub mod ops;
+mod platform;
+mod weights;
 
+pub use device::Cuda;
 pub use driver::Properties;
 pub use event::Event;
 pub use gpu::{Arg, Gpu, Grid};
 pub use memory::{Memory, Pinned, Plain};
+pub use platform::{CudaPlatform, tm_backend};

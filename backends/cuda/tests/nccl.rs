@@ -2,37 +2,21 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // A test may panic, and so may its helpers.
 
-use std::process::Command;
+#[path = "backend/devices.rs"]
+mod devices;
+
 use std::sync::mpsc::channel;
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
+use devices::has_four;
 use tokenmill_backend_model::error::Error;
 use tokenmill_backend_model::shard::Place;
 use tokenmill_cuda::Gpu;
 use tokenmill_cuda::nccl::{Comm, Group, Membership};
 
-const CASE: &str = "TOKENMILL_CASE";
 /// Longer than any of this takes, so that a rank left waiting fails the test instead of hanging it.
 const LIMIT: Duration = Duration::from_secs(20);
-
-/// Runs the test `name` again in a process that has four devices, where this gives true.
-fn has_devices(name: &str) -> bool {
-    if tokenmill_emulator::is_real_gpu() {
-        return false;
-    }
-    if std::env::var_os(CASE).is_some() {
-        tokenmill_emulator::preload_nccl();
-        return true;
-    }
-    let mut process = Command::new(std::env::current_exe().unwrap());
-    process.args(["--exact", name, "--nocapture"]).env(CASE, "1").env("TM_EMULATOR_DEVICES", "4");
-    let out = process.output().unwrap();
-    let said = String::from_utf8_lossy(&out.stdout) + String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{said}");
-    assert!(said.contains("1 passed"), "no test {name}:\n{said}");
-    false
-}
 
 fn lost() -> Error {
     Error::Lost("another rank of the model failed".into())
@@ -60,7 +44,7 @@ fn on_all<T: Send>(
 
 #[test]
 fn ranks_of_a_stage_sum_and_others_do_not_mix_in() {
-    if !has_devices("ranks_of_a_stage_sum_and_others_do_not_mix_in") {
+    if !has_four("ranks_of_a_stage_sum_and_others_do_not_mix_in") {
         return;
     }
     for (ranks, tensor_parallel) in [(1, 1), (2, 2), (4, 4), (4, 2), (2, 1)] {
@@ -90,7 +74,7 @@ fn ranks_of_a_stage_sum_and_others_do_not_mix_in() {
 
 #[test]
 fn rows_pass_the_stages_in_order_and_tokens_go_back() {
-    if !has_devices("rows_pass_the_stages_in_order_and_tokens_go_back") {
+    if !has_four("rows_pass_the_stages_in_order_and_tokens_go_back") {
         return;
     }
     const COUNT: usize = 300;
@@ -133,7 +117,7 @@ fn rows_pass_the_stages_in_order_and_tokens_go_back() {
 
 #[test]
 fn a_rank_that_waits_in_a_sum_is_released_when_another_fails() {
-    if !has_devices("a_rank_that_waits_in_a_sum_is_released_when_another_fails") {
+    if !has_four("a_rank_that_waits_in_a_sum_is_released_when_another_fails") {
         return;
     }
     let (memberships, abort) = Group::new(&[0, 1], 2).unwrap().split();
@@ -174,7 +158,7 @@ fn a_rank_that_waits_in_a_sum_is_released_when_another_fails() {
 
 #[test]
 fn a_rank_that_joins_is_released_when_another_never_comes() {
-    if !has_devices("a_rank_that_joins_is_released_when_another_never_comes") {
+    if !has_four("a_rank_that_joins_is_released_when_another_never_comes") {
         return;
     }
     let (mut memberships, abort) = Group::new(&[0, 1], 1).unwrap().split();

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // A test may panic, and so may its helpers.
 
+mod attention;
 mod copy;
 mod embed;
 mod gate;

@@ -6,7 +6,7 @@
 
 mod pack;
 
-use tokenmill_backend_model::device::RowSampling;
+use tokenmill_backend_model::device::{RowSampling, Rows};
 use tokenmill_backend_model::error::Error;
 
 use crate::buffer::Buffer;
@@ -97,10 +97,17 @@ impl Sampled {
     /// Appends tokens and log-probabilities when they are there.
     pub fn fetch(&self, tokens: &mut Vec<i32>, logprobs: &mut Vec<f32>) -> Result<(), Error> {
         self.done.wait()?;
-        let words = self.host.as_slice();
-        tokens.extend(words[..self.rows].iter().map(|word| *word as i32));
-        logprobs.extend(words[self.rows..2 * self.rows].iter().map(|word| f32::from_bits(*word)));
+        let results = self.results();
+        // SAFETY: they are there, and `self` is borrowed.
+        let (found, of_them) = unsafe { results.read() };
+        tokens.extend_from_slice(found);
+        logprobs.extend_from_slice(of_them);
         Ok(())
+    }
+
+    /// Where the results of the last sampling will be, for another thread.
+    pub(crate) fn results(&self) -> Results {
+        Results { words: self.host.as_slice().as_ptr(), rows: self.rows }
     }
 
     /// Packs `rows` and queues their copy to the device.
@@ -114,6 +121,29 @@ impl Sampled {
         }
         self.packer.write(rows, self.staging.as_mut_slice());
         gpu.queue_upload(self.upload.ptr(), &self.staging, words)
+    }
+}
+
+/// A step's results on the host, apart from the slot that owns them.
+pub(crate) struct Results {
+    /// Tokens, and the log-probabilities behind them.
+    words: *const u32,
+    rows: usize,
+}
+
+// SAFETY: it only reads, and where that is allowed is the caller's to know.
+unsafe impl Send for Results {}
+
+impl Results {
+    /// # Safety
+    /// The slot is alive, and the device has written what it sampled.
+    pub(crate) unsafe fn read(&self) -> Rows<'_> {
+        // SAFETY: as promised; every u32 is an i32 and an f32 too.
+        unsafe {
+            let tokens = std::slice::from_raw_parts(self.words.cast(), self.rows);
+            let logprobs = std::slice::from_raw_parts(self.words.add(self.rows).cast(), self.rows);
+            (tokens, logprobs)
+        }
     }
 }
 

@@ -1,0 +1,142 @@
+//! Times operations and decode steps of the CUDA backend on GPU 0. `bench/gpu/peers.py` runs it beside PyTorch.
+//!
+//! Without arguments it measures every case and prints one JSON object. `--list` prints the cases; `--serve` measures
+//! the case whose name comes in on a line, once for each line.
+
+#![allow(clippy::print_stdout, reason = "it prints its results")]
+
+mod attention;
+mod case;
+mod clock;
+mod geometry;
+mod inputs;
+mod linear;
+mod random_model;
+mod rows;
+mod steps;
+
+use std::io::{BufRead, Write, stdin, stdout};
+
+use case::Case;
+use clock::{Clock, summary};
+use inputs::{Failure, open};
+use serde_json::{Value, json};
+use tokenmill_cuda::Cuda;
+
+/// Measurements of a case that runs alone.
+const ROUNDS: usize = 5;
+
+/// Something that is timed.
+trait Operation {
+    /// Queues it. `turn` counts calls: inputs take turns, so that they are not found in the L2 cache.
+    fn run(&mut self, device: &mut Cuda, turn: usize) -> Result<(), Failure>;
+}
+
+/// What `open` leaves of a case between its measurements.
+struct Bench {
+    device: Cuda,
+    clock: Clock,
+    opened: Option<(String, Box<dyn Operation>, usize)>,
+}
+
+impl Bench {
+    fn new() -> Result<Self, Failure> {
+        let device = open(false)?;
+        let clock = Clock::new(device.gpu())?;
+        Ok(Self { device, clock, opened: None })
+    }
+
+    /// Microseconds of one call; of cases that are whole steps, their own report.
+    fn measure(&mut self, case: &Case) -> Result<Value, Failure> {
+        if self.opened.as_ref().is_none_or(|(name, ..)| *name != case.name) {
+            self.opened = None;
+            let Some(mut operation) = case.open(&mut self.device)? else { return steps::measure(case) };
+            let count = self.clock.calls(&mut self.device, &mut *operation)?;
+            self.opened = Some((case.name.clone(), operation, count));
+        }
+        let Some((_, operation, count)) = &mut self.opened else { return Ok(Value::Null) };
+        Ok(json!({ "us": self.clock.time(&mut self.device, &mut **operation, *count)? }))
+    }
+
+    /// A case with the median of its rounds.
+    fn report(&mut self, case: &Case) -> Value {
+        let mut report = case.json();
+        let mut all = Vec::new();
+        for _ in 0..ROUNDS {
+            match self.measure(case) {
+                Ok(Value::Object(mut found)) => match found.get("us").and_then(Value::as_f64) {
+                    Some(us) => all.push(us),
+                    None => {
+                        report.append(&mut found);
+                        return report.into();
+                    }
+                },
+                Ok(_) => {}
+                Err(error) => {
+                    report.insert("error".to_owned(), error.to_string().into());
+                    return report.into();
+                }
+            }
+        }
+        report.insert("ours".to_owned(), summary(&all));
+        report.into()
+    }
+}
+
+fn main() -> Result<(), Failure> {
+    let cases = case::all();
+    match std::env::args().nth(1).as_deref() {
+        None => {
+            let mut bench = Bench::new()?;
+            let reports: Vec<Value> = cases.iter().map(|case| bench.report(case)).collect();
+            println!("{}", serde_json::to_string_pretty(&json!({ "cases": reports }))?);
+        }
+        Some("--list") => println!("{}", Value::from_iter(cases.iter().map(|case| Value::from(case.json())))),
+        Some("--serve") => serve(&cases)?,
+        Some(other) => return Err(format!("{other}: there are --list and --serve").into()),
+    }
+    Ok(())
+}
+
+fn serve(cases: &[Case]) -> Result<(), Failure> {
+    let mut bench = Bench::new()?;
+    for line in stdin().lock().lines() {
+        let name = line?;
+        let answer = match cases.iter().find(|case| case.name == name) {
+            Some(case) => bench.measure(case),
+            None => Err(format!("there is no case {name}").into()),
+        };
+        let answer = answer.unwrap_or_else(|error| json!({ "error": error.to_string() }));
+        println!("{answer}");
+        stdout().flush()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// The same code on the emulator, so that it does not rot between two runs on a device.
+    #[test]
+    fn small_cases_of_every_kind_run_and_report_a_time() {
+        tokenmill_emulator::preload();
+        let mut bench = Bench::new().unwrap();
+        for case in case::small() {
+            let report = bench.report(&case);
+            let time = report["ours"]["median"].as_f64().or(report["step_us"]["median"].as_f64());
+            assert!(time.is_some_and(|time| time > 0.0), "{report}");
+        }
+    }
+
+    #[test]
+    fn names_of_cases_are_unique() {
+        let mut names: Vec<_> = case::all().into_iter().map(|case| case.name).collect();
+        names.sort();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}
