@@ -1,5 +1,7 @@
 #include "memory.h"
 
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <map>
 #include <memory>
@@ -14,6 +16,9 @@ namespace {
 
 constexpr u64 ALIGNMENT = 256;
 constexpr u64 GUARD = 256;
+// Around each allocation: a kernel that writes further than the guards stops there.
+constexpr u64 FENCE = 1 << 20;
+constexpr u64 PAGE = 4096;
 
 struct Allocation {
     u8* at;
@@ -51,6 +56,21 @@ Table& pinned_memory() {
     return table;
 }
 
+u64 whole_bytes(u64 padded) { return (padded + 2 * GUARD + PAGE - 1) / PAGE * PAGE; }
+
+// Memory that is NaN, with a fence on both sides; null if there is none.
+u8* map_poisoned(u64 bytes) {
+    void* mapped = mmap(nullptr, bytes + 2 * FENCE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (mapped == MAP_FAILED) return nullptr;
+    u8* whole = static_cast<u8*>(mapped) + FENCE;
+    if (mprotect(whole, bytes, PROT_READ | PROT_WRITE) != 0) {
+        munmap(mapped, bytes + 2 * FENCE);
+        return nullptr;
+    }
+    std::memset(whole, emulator::POISON_BYTE, bytes);
+    return whole;
+}
+
 std::string describe(const Allocation& allocation) {
     return "a write outside of an allocation of " + std::to_string(allocation.bytes) + " bytes";
 }
@@ -63,9 +83,8 @@ void* allocate(Device& device, u64 bytes, Status& status) {
     u64 padded = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     status = OUT_OF_MEMORY;
     if (padded > faults().memory || device.used + padded > faults().memory) return nullptr;
-    auto* whole = static_cast<u8*>(std::aligned_alloc(ALIGNMENT, padded + 2 * GUARD));
+    u8* whole = map_poisoned(whole_bytes(padded));
     if (whole == nullptr) return nullptr;
-    std::memset(whole, emulator::POISON_BYTE, padded + 2 * GUARD);
     device.used += padded;
     counters.allocations++;
     Table& table = device_memory();
@@ -85,8 +104,7 @@ Status release(void* at) {
     table.all.erase(found);
     allocation.device->used -= allocation.padded;
     bool intact = allocation.intact();
-    std::memset(allocation.at, emulator::POISON_BYTE, allocation.bytes); // for whoever still reads it
-    std::free(allocation.at - GUARD);
+    munmap(allocation.at - GUARD - FENCE, whole_bytes(allocation.padded) + 2 * FENCE);
     if (intact) return SUCCESS;
     set_report(describe(allocation) + ", seen when it was freed");
     allocation.device->error = ILLEGAL_ADDRESS;
