@@ -32,6 +32,8 @@ pub enum Fault {
     Memory(u64),
     /// The nth kernel from now touches an illegal address, after which every call fails; 0 = none.
     FailLaunch(u64),
+    /// There are this many devices, 8 at most; for who asks from now on.
+    Devices(u64),
     /// Every piece of a stream's work starts this many microseconds late.
     Delay(u64),
 }
@@ -62,6 +64,7 @@ pub fn set(fault: Fault) {
     let (name, value) = match fault {
         Fault::Memory(bytes) => (c"memory", bytes),
         Fault::FailLaunch(n) => (c"fail_launch", n),
+        Fault::Devices(n) => (c"devices", n),
         Fault::Delay(microseconds) => (c"delay", microseconds),
     };
     if let Some(set) = function::<unsafe extern "C" fn(*const c_char, u64) -> c_int>(c"tm_emulator_set") {

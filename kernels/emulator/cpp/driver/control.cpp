@@ -35,7 +35,8 @@ u64 copy_text(const std::string& text, char* out, u64 bytes) {
 
 Faults::Faults()
     : memory(emulator::setting("TM_EMULATOR_MEMORY", DEFAULT_MEMORY)),
-      fail_launch(emulator::setting("TM_EMULATOR_FAIL_LAUNCH", 0)), delay(emulator::setting("TM_EMULATOR_DELAY", 0)) {}
+      fail_launch(emulator::setting("TM_EMULATOR_FAIL_LAUNCH", 0)),
+      devices(emulator::setting("TM_EMULATOR_DEVICES", 1)), delay(emulator::setting("TM_EMULATOR_DELAY", 0)) {}
 
 Faults& faults() {
     static Faults all;
@@ -60,6 +61,7 @@ CONTROL int tm_emulator_set(const char* name, u64 value) {
     driver::Faults& faults = driver::faults();
     if (std::strcmp(name, "memory") == 0) faults.memory = value;
     else if (std::strcmp(name, "fail_launch") == 0) faults.fail_launch = value;
+    else if (std::strcmp(name, "devices") == 0) faults.devices = value;
     else if (std::strcmp(name, "delay") == 0) faults.delay = value;
     else if (std::strcmp(name, "schedule") == 0) emulator::set_schedule(value);
     else return 0;

@@ -21,10 +21,11 @@ struct Counters {
 };
 extern Counters counters;
 
-// A fault to be met. Set from the environment at first, or by tm_emulator_set.
+// What a test may want to be different. Set from the environment at first, or by tm_emulator_set.
 struct Faults {
     std::atomic<u64> memory;        // TM_EMULATOR_MEMORY: bytes a device has
     std::atomic<u64> fail_launch;   // TM_EMULATOR_FAIL_LAUNCH: kernels until one meets an illegal address; 0 = never
+    std::atomic<u64> devices;       // TM_EMULATOR_DEVICES
     std::atomic<u64> delay;         // TM_EMULATOR_DELAY: microseconds a stream's work starts late
     Faults();
 };

@@ -61,7 +61,7 @@ int attribute(int number) {
 } // namespace
 
 int device_count() {
-    return static_cast<int>(std::min<u64>(emulator::setting("TM_EMULATOR_DEVICES", 1), MAX_DEVICES));
+    return static_cast<int>(std::min<u64>(faults().devices, MAX_DEVICES));
 }
 
 int compute_capability() { return static_cast<int>(emulator::setting("TM_EMULATOR_CC", 80)); }

@@ -117,7 +117,9 @@ impl Driver {
         let (mut module, mut function) = (ptr::null_mut(), ptr::null_mut());
         let status =
             call!(self, "cuModuleLoadData", &mut module => *mut *mut c_void, name.as_ptr() => *const i8);
-        assert_eq!(status, SUCCESS);
+        if status != SUCCESS {
+            return Err(status);
+        }
         match call!(self, "cuModuleGetFunction", &mut function => *mut *mut c_void, module => *mut c_void,
             name.as_ptr() => *const i8)
         {
@@ -129,7 +131,10 @@ impl Driver {
     /// Hands a kernel to the stream (null: it is done at once).
     pub(crate) fn launch(&self, name: &str, grid: Grid, args: &[Arg], stream: *mut c_void) -> Status {
         const MAX_SHARED: c_int = 8; // CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-        let function = self.find(name).unwrap();
+        let function = match self.find(name) {
+            Ok(function) => function,
+            Err(status) => return status,
+        };
         if grid.shared > 48 << 10 {
             let status = call!(self, "cuFuncSetAttribute", function => *mut c_void, MAX_SHARED => c_int,
                 grid.shared as c_int => c_int);
