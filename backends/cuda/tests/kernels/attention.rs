@@ -188,7 +188,8 @@ impl Prepared {
             Dtype::F16 => 1e-3,
             Dtype::F32 => 1e-5,
         };
-        assert_close(&format!("{:?}", self.case), got, &self.want, 0.25, tolerance);
+        // Probabilities and results are rounded to the type; values are at most 1.
+        assert_close(&format!("{:?}", self.case), got, &self.want, 0.5, tolerance);
     }
 }
 
