@@ -44,6 +44,11 @@ pub struct Input {
 }
 
 impl Cuda {
+    /// The GPU it works on.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
     pub(crate) fn new(gpu: Gpu, comm: Comm, graphs: bool) -> Result<Self, Error> {
         Ok(Self {
             completion: Completion::new(&gpu)?,

@@ -1,8 +1,8 @@
 //! Attention over paged keys and values: of whole prompts, and of one query per sequence.
 
 use tokenmill_backend_model::device::{Attention as How, CacheShape, Device, Dtype, Heads};
+use tokenmill_cuda::Cuda;
 use tokenmill_cuda::buffer::{Buffer, Cache};
-use tokenmill_cuda::{Cuda, Input};
 
 use crate::Operation;
 use crate::inputs::{Failure, Numbers, Sequences, buffer, copies};
@@ -11,7 +11,7 @@ pub(crate) struct Attention {
     how: How,
     layers: usize,
     cache: Cache,
-    input: Input,
+    input: <Cuda as Device>::Batch,
     qkv: Buffer,
     out: Buffer,
 }

@@ -6,7 +6,7 @@ use tokenmill_cuda::Cuda;
 
 use crate::Operation;
 use crate::attention::{Attention, Shape as AttentionShape};
-use crate::geometry::{B1, B8, Geometry, TINY};
+use crate::geometry::{B1, B8, Geometry};
 use crate::inputs::Failure;
 use crate::linear::Linear;
 use crate::rows::{Copy, Norm, Sample};
@@ -63,6 +63,8 @@ pub(crate) fn all() -> Vec<Case> {
 /// One of each kind, small enough for the emulator.
 #[cfg(test)]
 pub(crate) fn small() -> Vec<Case> {
+    use crate::geometry::TINY;
+
     vec![
         new("copy/1MiB".into(), Kind::Copy { bytes: 1 << 20 }),
         new("linear/tiny".into(), Kind::Linear { m: 3, n: 24, k: 32 }),

@@ -42,6 +42,7 @@ pub(crate) const B1: Geometry = Geometry {
 };
 
 /// For the emulator.
+#[cfg(test)]
 pub(crate) const TINY: Geometry = Geometry {
     name: "tiny",
     hidden: 64,

@@ -19,7 +19,7 @@ const NUMBERS: usize = 1_000_003;
 pub(crate) fn open(graphs: bool) -> Result<Cuda, Failure> {
     let options = format!("graphs={}", if graphs { "on" } else { "off" });
     let options = Options::parse(&options, CudaPlatform::OPTIONS)?;
-    let rank = CudaPlatform::open(&[0], &options)?.ranks.pop().ok_or("the platform made no rank")?;
+    let rank = CudaPlatform::open(&[0], 1, &options)?.ranks.pop().ok_or("the platform made no rank")?;
     let mut device = CudaPlatform::device(rank)?;
     // The working type of activations is that of the weights seen last.
     weight(&mut device, 8, 8, &Numbers::new())?;

@@ -32,30 +32,50 @@ trait Operation {
     fn run(&mut self, device: &mut Cuda, turn: usize) -> Result<(), Failure>;
 }
 
-/// What `open` leaves of a case between its measurements.
+/// The case that was measured last is measured again at once.
+#[derive(Default)]
 struct Bench {
-    device: Cuda,
+    opened: Option<Opened>,
+}
+
+/// A case with its inputs. Each has a device of its own, whose workspaces are made for one size.
+struct Opened {
+    name: String,
+    operation: Box<dyn Operation>,
     clock: Clock,
-    opened: Option<(String, Box<dyn Operation>, usize)>,
+    /// Calls of a measurement.
+    count: usize,
+    device: Cuda,
+}
+
+impl Opened {
+    /// `None`: the case is no single operation.
+    fn new(case: &Case) -> Result<Option<Self>, Failure> {
+        let mut device = open(false)?;
+        let Some(mut operation) = case.open(&mut device)? else { return Ok(None) };
+        let clock = Clock::new(device.gpu())?;
+        let count = clock.calls(&mut device, &mut *operation)?;
+        Ok(Some(Self { name: case.name.clone(), operation, clock, count, device }))
+    }
+
+    /// Microseconds of one call.
+    fn time(&mut self) -> Result<f64, Failure> {
+        self.clock.time(&mut self.device, &mut *self.operation, self.count)
+    }
 }
 
 impl Bench {
-    fn new() -> Result<Self, Failure> {
-        let device = open(false)?;
-        let clock = Clock::new(device.gpu())?;
-        Ok(Self { device, clock, opened: None })
-    }
-
     /// Microseconds of one call; of cases that are whole steps, their own report.
     fn measure(&mut self, case: &Case) -> Result<Value, Failure> {
-        if self.opened.as_ref().is_none_or(|(name, ..)| *name != case.name) {
+        if self.opened.as_ref().is_none_or(|opened| opened.name != case.name) {
+            // What it holds goes first.
             self.opened = None;
-            let Some(mut operation) = case.open(&mut self.device)? else { return steps::measure(case) };
-            let count = self.clock.calls(&mut self.device, &mut *operation)?;
-            self.opened = Some((case.name.clone(), operation, count));
+            self.opened = Opened::new(case)?;
         }
-        let Some((_, operation, count)) = &mut self.opened else { return Ok(Value::Null) };
-        Ok(json!({ "us": self.clock.time(&mut self.device, &mut **operation, *count)? }))
+        match &mut self.opened {
+            Some(opened) => Ok(json!({ "us": opened.time()? })),
+            None => steps::measure(case),
+        }
     }
 
     /// A case with the median of its rounds.
@@ -87,7 +107,7 @@ fn main() -> Result<(), Failure> {
     let cases = case::all();
     match std::env::args().nth(1).as_deref() {
         None => {
-            let mut bench = Bench::new()?;
+            let mut bench = Bench::default();
             let reports: Vec<Value> = cases.iter().map(|case| bench.report(case)).collect();
             println!("{}", serde_json::to_string_pretty(&json!({ "cases": reports }))?);
         }
@@ -99,7 +119,7 @@ fn main() -> Result<(), Failure> {
 }
 
 fn serve(cases: &[Case]) -> Result<(), Failure> {
-    let mut bench = Bench::new()?;
+    let mut bench = Bench::default();
     for line in stdin().lock().lines() {
         let name = line?;
         let answer = match cases.iter().find(|case| case.name == name) {
@@ -123,9 +143,10 @@ mod tests {
     #[test]
     fn small_cases_of_every_kind_run_and_report_a_time() {
         tokenmill_emulator::preload();
-        let mut bench = Bench::new().unwrap();
+        let mut bench = Bench::default();
         for case in case::small() {
             let report = bench.report(&case);
+            println!("{report}");
             let time = report["ours"]["median"].as_f64().or(report["step_us"]["median"].as_f64());
             assert!(time.is_some_and(|time| time > 0.0), "{report}");
         }

@@ -1,8 +1,8 @@
 //! What is done row by row: norms and sampling; and copies of blocks, the measure of bandwidth.
 
 use tokenmill_backend_model::device::{CacheShape, Device, Dtype, Precision, RowSampling};
+use tokenmill_cuda::Cuda;
 use tokenmill_cuda::buffer::{Buffer, Cache, Vector};
-use tokenmill_cuda::{Cuda, Input, Sampled};
 
 use crate::Operation;
 use crate::inputs::{Failure, Numbers, Sequences, buffer};
@@ -38,7 +38,7 @@ impl Operation for Norm {
 /// Tokens from logits, with the upload of how.
 pub(crate) struct Sample {
     logits: Buffer,
-    sampled: Sampled,
+    sampled: <Cuda as Device>::Sampled,
     rows: Vec<RowSampling<'static>>,
 }
 
@@ -74,7 +74,7 @@ impl Sample {
             seen_count: &[],
             mask: &[],
         };
-        Ok(Self { logits, sampled: device.sampled(rows)?, rows: (0..rows as u64).map(of).collect() })
+        Ok(Self { logits, sampled: device.sampled(rows, vocab)?, rows: (0..rows as u64).map(of).collect() })
     }
 }
 
@@ -87,7 +87,7 @@ impl Operation for Sample {
 /// Half of a cache's blocks to the other half.
 pub(crate) struct Copy {
     cache: Cache,
-    input: Input,
+    input: <Cuda as Device>::Batch,
     sequence: Sequences,
     pairs: Vec<(u32, u32)>,
 }
@@ -112,7 +112,7 @@ impl Copy {
         device.gpu().zero(cache.memory.ptr(), cache.memory.bytes())?;
         let sequence = Sequences::new(1, 1, 1, block_tokens);
         let pairs = (0..count as u32).map(|i| (i, i + count as u32)).collect();
-        Ok(Self { cache, input: device.batch(1, count, 1, 1)?, sequence, pairs })
+        Ok(Self { cache, input: device.batch(1, 1, 1, 1)?, sequence, pairs })
     }
 }
 

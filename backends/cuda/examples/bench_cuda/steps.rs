@@ -6,9 +6,9 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use tokenmill_backend_model::config::Config;
 use tokenmill_backend_model::decoder::{Decoder, Sizes};
-use tokenmill_backend_model::device::{Device, Dtype, RowSampling};
+use tokenmill_backend_model::device::{Dtype, RowSampling};
 use tokenmill_backend_model::error::Error;
-use tokenmill_backend_model::shard::Shard;
+use tokenmill_backend_model::shard::Place;
 use tokenmill_backend_model::transformer::{How, Transformer};
 use tokenmill_backend_model::weights::Weights;
 use tokenmill_cuda::{Cuda, Event};
@@ -93,8 +93,7 @@ impl Run {
         let keys = context + (ROUNDS + 1) * steps;
         let model = {
             let weights = Weights::open(&source)?;
-            let shard = Shard { rank: 0, ranks: 1 };
-            let how = How { shard, dtype: None, context: keys, progress: &mut |_| {} };
+            let how = How { place: Place::of(0, 1, 1), dtype: None, context: keys, progress: &mut |_| {} };
             Transformer::load(&mut device, &config, &weights, how)?
         };
         // Of a table that is not the output layer, too, a step reads a row per sequence.
