@@ -326,7 +326,7 @@ struct Share {
 
 DEVICE Share share_of(const Kept& kept, const Scale& scale, f32 l) {
     const u32 order = order_of(l);
-    if (order <= LOWEST || order + 1 < kept.from) return {0, false};
+    if (order + 1 < kept.from) return {0, false};
     const f32 w = weight(depth(scale.best, l, scale.temperature));
     if (w < kept.least) return {0, false};
     if (order < kept.from) return {0, kept.ties > 0};

@@ -54,15 +54,13 @@ impl Copies {
 }
 
 fn launch(gpu: &Gpu, cache: &Cache, pairs: u64, n: usize) -> Result<(), Error> {
-    let (planes, shape) = (2 * cache.shape.layers, &cache.shape);
-    // Blocks of a launch are enough to fill any GPU; planes beyond take turns.
-    let grid = Grid { blocks: [n as u32, planes.min(256) as u32, 1], threads: 256, shared: 0 };
+    let planes = 2 * cache.shape.layers;
+    let grid = Grid { blocks: [n as u32, planes as u32, 1], threads: 256, shared: 0 };
     let args = [
         Arg::Ptr(cache.memory.ptr()),
         Arg::Ptr(pairs),
         Arg::U32(n as u32),
-        Arg::U32(planes as u32),
-        Arg::U32(shape.blocks as u32),
+        Arg::U32(cache.shape.blocks as u32),
         Arg::U32(cache.block() as u32 / 4),
     ];
     gpu.launch("copy_blocks", grid, &args)

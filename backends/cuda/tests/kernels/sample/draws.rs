@@ -79,16 +79,18 @@ fn top_k_keeps_every_tie_of_the_kth() {
 
 #[test]
 fn top_p_keeps_the_lowest_ids_of_a_tie() {
-    // Ten of equal probability, in two pieces of the vocabulary: half of them are in.
+    // Ten of equal probability, in two pieces of the vocabulary, and a better one behind them: with seven of the ten it
+    // is what is kept.
     let mut logits = vec![f32::NEG_INFINITY; 9000];
-    let tied = [5, 6, 100, 8000, 8191, 8192, 8193, 8500, 8998, 8999];
+    let tied = [5, 6, 100, 8000, 8191, 8192, 8193, 8500, 8997, 8998];
     tied.iter().for_each(|token| logits[*token] = 1.0);
-    let rows: Vec<_> = (0..40).map(|seed| RowSampling { seed, top_p: 0.45, ..PLAIN }).collect();
+    logits[8999] = 2.0;
+    let rows: Vec<_> = (0..60).map(|seed| RowSampling { seed, top_p: 0.75, ..PLAIN }).collect();
     let all = logits.repeat(rows.len());
     let got = sampled(&gpu(), 9000, &all, &rows);
     check(9000, &all, &rows, &got);
     let drawn: std::collections::BTreeSet<usize> = got.0.iter().map(|token| *token as usize).collect();
-    assert_eq!(drawn.into_iter().collect::<Vec<_>>(), tied[..5]);
+    assert_eq!(drawn.into_iter().collect::<Vec<_>>(), [&tied[..7], &[8999]].concat());
 }
 
 #[test]

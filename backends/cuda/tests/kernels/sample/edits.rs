@@ -29,27 +29,24 @@ fn biases_are_added() {
 
 #[test]
 fn entries_of_one_token_apply_one_after_the_other() {
-    let seen = [4, 5, 4, 4, 6];
-    let row = RowSampling {
-        // In this order 1e8 swallows the 0.25; in another it would stay.
-        bias_token: &[9, 3, 9, 9],
-        bias_value: &[0.25, 1.0, 1e8, -1e8],
-        seen_token: &seen,
-        seen_count: &[0, 1, 2, 3, 0],
-        repetition: 1.7,
-        presence: 0.25,
-        frequency: 0.5,
-        ..PLAIN
-    };
-    check_rows(40, &[row]);
+    let gpu = gpu();
     let mut logits = vec![0.0; 40];
-    logits[9] = 0.5;
-    assert_eq!(adjusted(&logits, &row)[9], 0.0);
-    logits[8] = 0.1;
-    assert_eq!(
-        sampled(&gpu(), 40, &logits, &[RowSampling { seen_token: &[], temperature: 0.0, ..row }]).0,
-        [3]
-    );
+    // In this order 1e8 swallows the 0.25, so that 3 is the largest; in any other it stays.
+    let biased = RowSampling { bias_token: &[9, 3, 9, 9], bias_value: &[0.25, 0.125, 1e8, -1e8], ..GREEDY };
+    assert_eq!(sampled(&gpu, 40, &logits, &[biased]).0, [3]);
+    // The first entry alone leaves 4 the largest, and so do the first two.
+    logits[4] = 8.0;
+    logits[7] = 1.5;
+    let seen = RowSampling {
+        seen_token: &[4, 5, 4, 4, 6],
+        seen_count: &[0, 1, 0, 1, 0],
+        repetition: 2.0,
+        presence: 0.0625,
+        ..GREEDY
+    };
+    assert_eq!(adjusted(&logits, &seen)[4], 8.0 / 2.0 / 2.0 / 2.0 - 0.0625);
+    assert_eq!(sampled(&gpu, 40, &logits, &[seen]).0, [7]);
+    check_rows(40, &[biased, seen]);
 }
 
 #[test]
@@ -95,21 +92,20 @@ fn penalties_follow_their_formulas() {
 fn penalties_round_as_defined_so_that_ties_stay() {
     // l - (f * count + p) with every product rounded: a fused one gives another number for some of these.
     let mut random = Random(12);
-    let count = 3;
     for _ in 0..20 {
-        let row = RowSampling {
-            seen_token: &[5],
-            seen_count: &[count],
-            frequency: random.number() * 0.7,
-            presence: random.number() * 1e-3,
-            ..GREEDY
-        };
-        let mut logits = some_logits(6, 64, 0.1);
-        logits[5] = 4.0 + random.number();
+        let frequency = 0.5 + 0.3 * random.number();
+        let presence = 1e-3 * random.number();
+        let row = RowSampling { seen_token: &[5], seen_count: &[3], frequency, presence, ..GREEDY };
+        let mut logits = vec![-10.0; 64];
+        // So close that nothing is lost in the subtraction.
+        logits[5] = 3.0 * frequency + 0.3;
+        // A tie, which the lower id wins only if the numbers are the same.
         let penalised = adjusted(&logits, &row)[5];
-        // Ties with the lower id 2, which wins only if the numbers are the same.
         logits[2] = penalised;
         assert_eq!(sampled(&gpu(), 64, &logits, &[row]).0, [2], "{penalised}");
+        logits[2] = -10.0;
+        logits[60] = penalised;
+        assert_eq!(sampled(&gpu(), 64, &logits, &[row]).0, [5], "{penalised}");
     }
 }
 
@@ -140,10 +136,21 @@ fn all_edits_at_once_apply_in_their_order() {
 }
 
 #[test]
+fn a_bias_that_leaves_no_number_gives_no_token() {
+    let with = |bias_value| RowSampling { bias_token: &[1], bias_value, ..PLAIN };
+    let rows = [with(&[f32::INFINITY]), with(&[f32::NAN]), with(&[f32::MAX]), with(&[f32::NEG_INFINITY])];
+    let logits = [0.0, 3e38].repeat(rows.len());
+    for temperature in [0.0, 1.0] {
+        let rows = rows.map(|row| RowSampling { temperature, ..row });
+        assert_eq!(sampled(&gpu(), 2, &logits, &rows).0, [-1, -1, -1, 0]);
+    }
+}
+
+#[test]
 fn more_edits_than_there_is_room_for_make_room() {
     let vocab = 64;
     let tokens: Vec<u32> = (0..4000).map(|i| i % 64).collect();
-    let values: Vec<f32> = (0..4000).map(|i| [0.5, -0.5][i / 64 % 2]).collect();
+    let values: Vec<f32> = (0..4000).map(|i| [0.5, -0.25][i / 64 % 2] * (i % 5) as f32).collect();
     let row = RowSampling { bias_token: &tokens, bias_value: &values, ..PLAIN };
     check_rows(vocab, &[row, row]);
 }
