@@ -51,6 +51,7 @@ fn variable(name: &str) -> String {
     env::var(name).unwrap_or_else(|_| stop(&format!("{name} is not set")))
 }
 
+#[expect(clippy::print_stderr, reason = "cargo shows it when a build script fails")]
 fn stop(why: &str) -> ! {
     println!("cargo:warning=tokenmill-emulator: {}", why.lines().next().unwrap_or_default());
     eprintln!("{why}");

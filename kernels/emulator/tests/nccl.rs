@@ -1,5 +1,7 @@
 //! NCCL between ranks that are threads: sums, gathers, messages, and ranks that do not come.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::OnceLock;

@@ -3,6 +3,8 @@
 //! A mutant is a kernel's text with one change. It runs under each schedule; one that sees it is enough. The text
 //! without a change must pass all of them, so that a test which always fails is not taken for a good one.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod harness;
 mod planted;
 
