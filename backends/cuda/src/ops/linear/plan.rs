@@ -146,11 +146,15 @@ mod tests {
     }
 
     #[test]
-    fn many_rows_get_the_largest_tile_that_fills_the_machine() {
+    fn many_rows_get_the_largest_tile_and_fewer_rows_still_fill_the_machine() {
         assert_eq!(plan(8192, 8192, 8192), ("gemm_bf16_256x128", 1));
-        let (tile, splits) = plan(128, 4096, 4096);
-        assert_eq!(tile, "gemm_bf16_128x128");
-        assert!((3..=8).contains(&splits), "{splits}");
+        assert_eq!(plan(2048, 28672, 4096), ("gemm_bf16_256x128", 1));
+        for (m, n, k) in [(65, 4096, 4096), (128, 4096, 4096), (200, 4096, 14336), (512, 4096, 4096)] {
+            let layer = Layer { dtype: Dtype::Bf16, m, n, k };
+            let Plan { tile, splits } = Plan::of(&layer, &H100);
+            let blocks = tiles(tile, &layer) * splits;
+            assert!((100..=3 * 132).contains(&blocks), "{layer:?}: {blocks} blocks");
+        }
     }
 
     #[test]
