@@ -15,7 +15,7 @@ from pathlib import Path
 GEOMETRIES = {
     "tiny": dict(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
                  num_key_value_heads=2, head_dim=64, vocab_size=512, rope_theta=10000.0,
-                 max_position_embeddings=512, tie_word_embeddings=True),
+                 max_position_embeddings=1024, tie_word_embeddings=True),
     "smollm2-135m": dict(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
                          num_key_value_heads=3, head_dim=64, vocab_size=49152, rope_theta=100000.0,
                          max_position_embeddings=8192, tie_word_embeddings=True),
