@@ -102,33 +102,35 @@ impl Tenants {
     ) -> Result<Vec<usize>, Error> {
         let began = Instant::now();
         let alone = self.active.len() == 1;
-        let (mut first, mut failed) = (None, Vec::new());
+        let (mut failures, mut failed) = (Vec::new(), Vec::new());
         for &nth in &self.active {
             let tenant = &mut self.tenants[nth];
-            match ask(&self.plugin, tenant, alone) {
-                Ok(()) => {}
-                Err(failure) => {
-                    self.plugin.record().failed(&failure);
-                    first.get_or_insert(failure);
-                    failed.push(nth);
-                }
+            if let Err(failure) = ask(&self.plugin, tenant, alone) {
+                failures.push(failure);
+                failed.push(nth);
             }
             if tenant.instance.as_ref().is_some_and(Instance::broken) {
                 tenant.instance = None;
                 tenant.seen.clear();
             }
         }
-        self.plugin.record().called(self.active.len() as u64, began.elapsed());
+        let record = self.plugin.record();
+        record.called(self.active.len() as u64, began);
         self.answered = failed.is_empty();
-        match first {
-            Some(failure) if failed.len() == self.active.len() => Err(failure.into()),
-            Some(_) => {
-                // It must not take the policy from the others.
-                self.plugin.record().good();
-                Ok(failed)
-            }
-            None => Ok(failed),
+        if failed.is_empty() {
+            return Ok(failed);
         }
+        if failed.len() < self.active.len() {
+            failures.iter().for_each(|failure| record.failed(failure));
+            record.good();
+            return Ok(failed);
+        }
+        // What it is to blame for, if that is among them.
+        failures.sort_by_key(|failure: &Failure| failure.reason == Reason::Undecided);
+        let (worst, others) = (&failures[0], &failures[1..]);
+        others.iter().for_each(|failure| record.failed(failure));
+        record.lost(worst);
+        Err(worst.clone().into())
     }
 }
 
@@ -257,6 +259,6 @@ impl Sampler for Tenants {
 
     fn refused(&mut self, why: &Error) {
         self.answered = false;
-        self.plugin.record().failed(&Failure::bad(why.to_string()));
+        self.plugin.record().lost(&Failure::bad(why.to_string()));
     }
 }

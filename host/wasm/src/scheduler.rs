@@ -68,18 +68,18 @@ impl Scheduler for Planner {
         }
         let began = Instant::now();
         let asked = self.ask(view, order);
-        self.plugin.record().called(1, began.elapsed());
+        self.plugin.record().called(1, began);
         self.answered = asked.is_ok();
         asked.map_err(|failure| {
             order.clear();
-            self.plugin.record().failed(&failure);
+            self.plugin.record().lost(&failure);
             failure.into()
         })
     }
 
     fn refused(&mut self, why: &Error) {
         self.answered = false;
-        self.plugin.record().failed(&Failure::bad(why.to_string()));
+        self.plugin.record().lost(&Failure::bad(why.to_string()));
     }
 }
 
