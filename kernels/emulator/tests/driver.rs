@@ -6,6 +6,7 @@ mod harness;
 
 use std::ffi::c_void;
 use std::ptr;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use harness::{
@@ -14,7 +15,6 @@ use harness::{
 };
 
 const ONE: Grid = Grid { blocks: [1, 1, 1], threads: 32, shared: 0 };
-const DELAY: u64 = 100_000; // microseconds
 
 fn driver() -> Driver {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kernels/faults.cu");
@@ -51,22 +51,44 @@ fn download(driver: &Driver, to: *mut c_void, from: u64, bytes: usize, stream: *
     call!(driver, "cuMemcpyDtoHAsync_v2", to => *mut c_void, from => u64, bytes => usize, stream => *mut c_void)
 }
 
+/// Work that keeps a stream until it is let go.
+struct Hold(Option<mpsc::Sender<()>>);
+
+impl Hold {
+    fn new(driver: &Driver, stream: *mut c_void) -> Self {
+        unsafe extern "C" fn wait(gate: *mut c_void) {
+            // SAFETY: the box of below, given to this call alone.
+            let gate = unsafe { Box::from_raw(gate.cast::<mpsc::Receiver<()>>()) };
+            let _ = gate.recv(); // fails when the sender goes
+        }
+        let (sender, receiver) = mpsc::channel();
+        let gate = Box::into_raw(Box::new(receiver)).cast::<c_void>();
+        let status = call!(driver, "cuLaunchHostFunc", stream => *mut c_void,
+            wait => unsafe extern "C" fn(*mut c_void), gate => *mut c_void);
+        assert_eq!(status, SUCCESS);
+        Self(Some(sender))
+    }
+
+    fn let_go(mut self) {
+        self.0 = None;
+    }
+}
+
 #[test]
 fn work_of_a_stream_is_done_later_and_in_order() {
     let driver = driver();
-    driver.set("delay", DELAY / 4);
     let (stream, values) = (stream(&driver), driver.uploaded(&[0u32; 32]));
     let result = driver.pinned(128).cast::<u32>();
-    let start = Instant::now();
+    let hold = Hold::new(&driver, stream);
     for _ in 0..3 {
         assert_eq!(add_one(&driver, values, stream), SUCCESS);
     }
     assert_eq!(download(&driver, result.cast(), values, 128, stream), SUCCESS);
-    assert!(start.elapsed() < Duration::from_micros(DELAY / 4), "nothing is waited for");
     // SAFETY: pinned memory of 32 words; the stream writes it, which is what this is about.
     let read = || unsafe { result.read_volatile() };
     assert_eq!(read(), u32::MAX);
     assert_eq!(call!(driver, "cuStreamQuery", stream => *mut c_void), NOT_READY);
+    hold.let_go();
     assert_eq!(wait(&driver, stream), SUCCESS);
     assert_eq!(read(), 3);
     assert_eq!(call!(driver, "cuStreamQuery", stream => *mut c_void), SUCCESS);
@@ -74,20 +96,32 @@ fn work_of_a_stream_is_done_later_and_in_order() {
 }
 
 #[test]
+fn work_may_be_made_late() {
+    let driver = driver();
+    let (stream, values) = (stream(&driver), driver.uploaded(&[0u32; 32]));
+    driver.set("delay", 30_000);
+    let start = Instant::now();
+    assert_eq!((add_one(&driver, values, stream), add_one(&driver, values, stream)), (SUCCESS, SUCCESS));
+    assert_eq!(wait(&driver, stream), SUCCESS);
+    assert!(start.elapsed() >= Duration::from_millis(60));
+}
+
+#[test]
 fn host_memory_is_read_at_the_call_unless_it_is_pinned() {
     let driver = driver();
-    driver.set("delay", DELAY);
     let (stream, values) = (stream(&driver), driver.alloc(8));
     let mut plain = 1u32;
     let pinned = driver.pinned(4).cast::<u32>();
     // SAFETY: four bytes of pinned memory.
     unsafe { pinned.write_volatile(1) };
+    let hold = Hold::new(&driver, stream);
     assert_eq!(upload(&driver, values, ptr::from_ref(&plain).cast(), 4, stream), SUCCESS);
     assert_eq!(upload(&driver, values + 4, pinned.cast(), 4, stream), SUCCESS);
     // SAFETY: as above. Both are changed before the stream gets there.
     unsafe { ptr::from_mut(&mut plain).write_volatile(2) };
     // SAFETY: as above.
     unsafe { pinned.write_volatile(2) };
+    hold.let_go();
     assert_eq!(wait(&driver, stream), SUCCESS);
     assert_eq!(driver.download::<u32>(values, 2).unwrap(), [1, 2]);
 }
@@ -97,26 +131,25 @@ fn a_stream_waits_for_an_event_of_another_and_only_then() {
     let driver = driver();
     let (first, second, values) = (stream(&driver), stream(&driver), driver.uploaded(&[5u32; 32]));
     let (copy, event) = (driver.alloc(128), event(&driver));
-    driver.set("delay", DELAY);
-    for (with_wait, expected) in [(true, 6), (false, 6)] {
-        assert_eq!(add_one(&driver, values, first), SUCCESS);
-        assert_eq!(call!(driver, "cuEventRecord", event => *mut c_void, first => *mut c_void), SUCCESS);
-        assert_eq!(call!(driver, "cuEventQuery", event => *mut c_void), NOT_READY);
-        driver.set("delay", 0);
-        if with_wait {
-            let status =
-                call!(driver, "cuStreamWaitEvent", second => *mut c_void, event => *mut c_void, 0 => u32);
-            assert_eq!(status, SUCCESS);
-        }
+    let copy_in_second = || {
         let status = call!(driver, "cuMemcpyDtoDAsync_v2", copy => u64, values => u64, 128 => usize, second => *mut c_void);
         assert_eq!(status, SUCCESS);
-        assert_eq!(wait(&driver, second), SUCCESS);
-        // Without the wait, the second stream copies what was there before.
-        assert_eq!(driver.download::<u32>(copy, 1).unwrap(), [expected], "wait: {with_wait}");
-        assert_eq!(call!(driver, "cuEventSynchronize", event => *mut c_void), SUCCESS);
-        assert_eq!(call!(driver, "cuEventQuery", event => *mut c_void), SUCCESS);
-        driver.set("delay", DELAY);
-    }
+    };
+    let hold = Hold::new(&driver, first);
+    assert_eq!(add_one(&driver, values, first), SUCCESS);
+    assert_eq!(call!(driver, "cuEventRecord", event => *mut c_void, first => *mut c_void), SUCCESS);
+    assert_eq!(call!(driver, "cuEventQuery", event => *mut c_void), NOT_READY);
+    copy_in_second();
+    assert_eq!(wait(&driver, second), SUCCESS);
+    assert_eq!(driver.download::<u32>(copy, 1).unwrap(), [5], "nobody said that it waits");
+    let status = call!(driver, "cuStreamWaitEvent", second => *mut c_void, event => *mut c_void, 0 => u32);
+    assert_eq!(status, SUCCESS);
+    copy_in_second();
+    assert_eq!(call!(driver, "cuStreamQuery", second => *mut c_void), NOT_READY);
+    hold.let_go();
+    assert_eq!(call!(driver, "cuEventSynchronize", event => *mut c_void), SUCCESS);
+    assert_eq!(wait(&driver, second), SUCCESS);
+    assert_eq!(driver.download::<u32>(copy, 1).unwrap(), [6]);
 }
 
 fn capture(driver: &Driver, stream: *mut c_void, work: impl FnOnce()) -> Result<*mut c_void, Status> {

@@ -3,8 +3,9 @@
 #include <chrono>
 #include <condition_variable>
 #include <deque>
-#include <set>
+#include <map>
 #include <thread>
+#include <utility>
 
 #include "control.h"
 #include "for_nccl.h"
@@ -21,10 +22,15 @@ struct Stream {
 
     std::mutex mutex;
     std::condition_variable came, went;
-    std::deque<Work> queue;
+    struct Given {
+        Work work;
+        u64 delay; // as it was set then
+    };
+    std::deque<Given> queue;
     u64 given = 0, done = 0;
     bool closing = false;
 
+    // Of the capture; guarded by the mutex of `Streams`, as every thread looks for captures.
     std::shared_ptr<Graph> capture;
     bool origin = false; // the capture began here
     CaptureMode mode = GLOBAL;
@@ -39,10 +45,10 @@ struct Stream {
         for (;;) {
             came.wait(lock, [this] { return closing || !queue.empty(); });
             if (queue.empty()) return;
-            Work work = std::move(queue.front());
+            auto [work, delay] = std::move(queue.front());
             queue.pop_front();
             lock.unlock();
-            if (u64 delay = faults().delay) std::this_thread::sleep_for(std::chrono::microseconds(delay));
+            if (delay != 0) std::this_thread::sleep_for(std::chrono::microseconds(delay));
             work();
             work = nullptr;
             lock.lock();
@@ -53,7 +59,7 @@ struct Stream {
 
     void give(Work work) {
         std::lock_guard lock(mutex);
-        queue.push_back(std::move(work));
+        queue.push_back({std::move(work), faults().delay});
         given++;
         came.notify_one();
     }
@@ -79,9 +85,12 @@ struct Stream {
     }
 };
 
+// Held by whoever waits for one, as another thread may close it meanwhile.
+using Shared = std::shared_ptr<Stream>;
+
 struct Streams {
     std::mutex mutex;
-    std::set<Stream*> all;
+    std::map<void*, Shared> all;
 };
 
 // Never destroyed: workers may run until the process ends.
@@ -93,24 +102,23 @@ Streams& streams() {
 // 0 is the null stream, 1 and 2 are its other names.
 bool is_null(void* stream) { return reinterpret_cast<u64>(stream) <= 2; }
 
-Stream* open(void* stream) {
+Shared open(void* stream) {
     Streams& all = streams();
     std::lock_guard lock(all.mutex);
-    auto found = all.all.find(static_cast<Stream*>(stream));
-    return found == all.all.end() ? nullptr : *found;
+    auto found = all.all.find(stream);
+    return found == all.all.end() ? nullptr : found->second;
 }
 
 template <class F> void for_each_stream(F act) {
     Streams& all = streams();
     std::lock_guard lock(all.mutex);
-    for (Stream* stream : all.all) act(*stream);
+    for (auto& [handle, stream] : all.all) act(stream);
 }
 
-// Streams are not closed while someone waits for all of them: that is a race of the caller's.
-std::vector<Stream*> streams_of(const Device& device, bool only_blocking) {
-    std::vector<Stream*> found;
-    for_each_stream([&](Stream& stream) {
-        if (stream.device == &device && (stream.blocking || !only_blocking)) found.push_back(&stream);
+std::vector<Shared> streams_of(const Device& device, bool only_blocking) {
+    std::vector<Shared> found;
+    for_each_stream([&](const Shared& stream) {
+        if (stream->device == &device && (stream->blocking || !only_blocking)) found.push_back(stream);
     });
     return found;
 }
@@ -120,51 +128,54 @@ std::vector<Stream*> streams_of(const Device& device, bool only_blocking) {
 bool is_stream(void* stream) { return is_null(stream) || open(stream) != nullptr; }
 
 std::shared_ptr<Graph> capture_of(void* stream) {
-    Stream* found = is_null(stream) ? nullptr : open(stream);
+    Shared found = is_null(stream) ? nullptr : open(stream);
+    std::lock_guard lock(streams().mutex);
     return found ? found->capture : nullptr;
 }
 
 void join_capture(void* stream, std::shared_ptr<Graph> graph) {
-    if (Stream* found = open(stream)) found->capture = std::move(graph);
+    Shared found = open(stream);
+    std::lock_guard lock(streams().mutex);
+    if (found != nullptr) found->capture = std::move(graph);
 }
 
 bool is_capturing(void* stream) { return capture_of(stream) != nullptr; }
 
 bool is_capturing() {
     bool any = false;
-    for_each_stream([&](Stream& stream) { any |= stream.capture != nullptr; });
+    for_each_stream([&](const Shared& stream) { any |= stream->capture != nullptr; });
     return any;
 }
 
 bool allowed_while_capturing() {
     bool allowed = true;
-    for_each_stream([&](Stream& stream) {
-        if (!stream.origin || stream.mode == RELAXED) return;
-        if (stream.mode == THREAD_LOCAL && stream.captured_by != std::this_thread::get_id()) return;
-        stream.capture->valid = false;
+    for_each_stream([&](const Shared& stream) {
+        if (!stream->origin || stream->mode == RELAXED) return;
+        if (stream->mode == THREAD_LOCAL && stream->captured_by != std::this_thread::get_id()) return;
+        stream->capture->valid = false;
         allowed = false;
     });
     return allowed;
 }
 
 void wait_for_streams(const Device& device, bool only_blocking) {
-    for (Stream* stream : streams_of(device, only_blocking)) stream->wait();
+    for (const Shared& stream : streams_of(device, only_blocking)) stream->wait();
 }
 
 Status enqueue(void* stream, Work work) {
     if (is_null(stream)) {
         Device* now = current_device();
         if (now == nullptr) return INVALID_CONTEXT;
-        for (Stream* other : streams_of(*now, true)) {
-            if (other->capture != nullptr) return CAPTURE_IMPLICIT;
+        for (const Shared& other : streams_of(*now, true)) {
+            if (is_capturing(other.get())) return CAPTURE_IMPLICIT;
         }
         wait_for_streams(*now, true);
         work();
         return now->error;
     }
-    Stream* found = open(stream);
+    Shared found = open(stream);
     if (found == nullptr) return INVALID_HANDLE;
-    if (found->capture != nullptr) found->capture->nodes.push_back(std::move(work));
+    if (std::shared_ptr<Graph> graph = capture_of(stream)) graph->nodes.push_back(std::move(work));
     else found->give(std::move(work));
     return SUCCESS;
 }
@@ -174,10 +185,10 @@ Status wait_for(void* stream) {
         if (Device* now = current_device()) wait_for_streams(*now, true);
         return SUCCESS;
     }
-    Stream* found = open(stream);
+    Shared found = open(stream);
     if (found == nullptr) return INVALID_HANDLE;
-    if (found->capture != nullptr) {
-        found->capture->valid = false;
+    if (std::shared_ptr<Graph> graph = capture_of(stream)) {
+        graph->valid = false;
         return CAPTURE_UNSUPPORTED;
     }
     found->wait();
@@ -191,26 +202,25 @@ using namespace driver;
 API cuStreamCreate(void** out, u32 flags) {
     IN_CONTEXT(now);
     constexpr u32 non_blocking = 1;
-    auto* stream = new driver::Stream(now, (flags & non_blocking) == 0);
+    auto stream = std::make_shared<driver::Stream>(now, (flags & non_blocking) == 0);
     Streams& all = streams();
     std::lock_guard lock(all.mutex);
-    all.all.insert(stream);
-    *out = stream;
+    all.all[stream.get()] = stream;
+    *out = stream.get();
     return SUCCESS;
 }
 
 API cuStreamCreateWithPriority(void** out, u32 flags, int) { return cuStreamCreate(out, flags); }
 
 API cuStreamDestroy_v2(void* stream) {
-    driver::Stream* found = open(stream);
+    Shared found = open(stream);
     if (found == nullptr) return INVALID_HANDLE;
     {
         Streams& all = streams();
         std::lock_guard lock(all.mutex);
-        all.all.erase(found);
+        all.all.erase(stream);
     }
     found->close();
-    delete found;
     return SUCCESS;
 }
 
@@ -224,10 +234,10 @@ API cuStreamSynchronize(void* stream) {
 API cuStreamQuery(void* stream) {
     IN_CONTEXT(now);
     if (is_null(stream)) return SUCCESS;
-    driver::Stream* found = open(stream);
+    Shared found = open(stream);
     if (found == nullptr) return INVALID_HANDLE;
-    if (found->capture != nullptr) {
-        found->capture->valid = false;
+    if (std::shared_ptr<Graph> graph = capture_of(stream)) {
+        graph->valid = false;
         return CAPTURE_UNSUPPORTED;
     }
     return found->idle() ? now->error.load() : NOT_READY;
@@ -235,8 +245,9 @@ API cuStreamQuery(void* stream) {
 
 API cuStreamBeginCapture_v2(void* stream, int mode) {
     IN_CONTEXT(now);
-    driver::Stream* found = is_null(stream) ? nullptr : open(stream);
+    Shared found = is_null(stream) ? nullptr : open(stream);
     if (found == nullptr) return is_null(stream) ? CAPTURE_UNSUPPORTED : INVALID_HANDLE;
+    std::lock_guard lock(streams().mutex);
     if (found->capture != nullptr) return INVALID_VALUE;
     found->mode = static_cast<driver::CaptureMode>(mode);
     found->captured_by = std::this_thread::get_id();
@@ -248,14 +259,17 @@ API cuStreamBeginCapture_v2(void* stream, int mode) {
 API cuStreamEndCapture(void* stream, void** out) {
     IN_CONTEXT(now);
     *out = nullptr;
-    driver::Stream* found = is_null(stream) ? nullptr : open(stream);
+    Shared found = is_null(stream) ? nullptr : open(stream);
     if (found == nullptr) return INVALID_HANDLE;
-    if (found->capture == nullptr || !found->origin) return CAPTURE_UNMATCHED;
-    std::shared_ptr<Graph> graph = found->capture;
-    for_each_stream([&](driver::Stream& other) {
-        if (other.capture == graph) other.capture = nullptr;
+    std::shared_ptr<Graph> graph = capture_of(stream);
+    bool mine = false;
+    for_each_stream([&](const Shared& other) {
+        if (other == found && graph != nullptr) mine = std::exchange(other->origin, false);
     });
-    found->origin = false;
+    if (!mine) return CAPTURE_UNMATCHED;
+    for_each_stream([&](const Shared& other) {
+        if (other->capture == graph) other->capture = nullptr;
+    });
     if (!graph->valid) return CAPTURE_INVALIDATED;
     *out = new Graph(std::move(*graph));
     return SUCCESS;
