@@ -22,7 +22,6 @@ const F32: f32 = 1e-4;
 fn conforms(devices: &[i32], tensor_parallel: u32, options: &str) {
     let model = fixtures().join("models/llama-gqa");
     let report = run_on(&cuda(), &model, options, Ranks { devices, tensor_parallel });
-    println!("{report}");
     assert!(report.passed(), "{devices:?} / {tensor_parallel}, options {options:?}\n{report}");
 }
 

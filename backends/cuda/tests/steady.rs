@@ -57,6 +57,13 @@ impl Decode {
         before.into_iter().for_each(|before| self.take(before));
     }
 
+    /// The counters once all that was queued has run.
+    fn settled(&mut self) -> Counters {
+        let (mut tokens, mut logprobs) = (Vec::new(), Vec::new());
+        self.model.wait(self.before.unwrap(), Duration::MAX, &mut tokens, &mut logprobs).unwrap();
+        counters()
+    }
+
     fn take(&mut self, ticket: Ticket) {
         let (mut tokens, mut logprobs) = (Vec::new(), Vec::new());
         self.model.wait(ticket, Duration::MAX, &mut tokens, &mut logprobs).unwrap();
@@ -82,9 +89,9 @@ fn difference(from: Counters, to: Counters) -> Counters {
 fn decode(options: &str) -> (Vec<i32>, Counters) {
     let mut decode = Decode::new(options);
     (0..WARM).for_each(|_| decode.step());
-    let from = counters();
+    let from = decode.settled();
     (0..STEPS).for_each(|_| decode.step());
-    let cost = difference(from, counters());
+    let cost = difference(from, decode.settled());
     (decode.sampled, cost)
 }
 

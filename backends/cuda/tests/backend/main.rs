@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // A test may panic, and so may its helpers.
 
-mod conformance;
 mod models;
 mod smollm2;
 mod support;

@@ -3,7 +3,9 @@
 use tokenmill_backend_model::device::Dtype;
 use tokenmill_cuda::Gpu;
 use tokenmill_cuda::buffer::{Buffer, Vector, Weight};
-use tokenmill_cuda::ops::linear::{self, F32, LARGE, Plan, SMALL, Tile, Workspace, linear, linear_by};
+use tokenmill_cuda::ops::linear::{
+    self, F32, LARGE, Library, Plan, SMALL, Tile, Workspace, linear, linear_by,
+};
 
 use crate::support::{self, Random, assert_close, rounded};
 
@@ -247,6 +249,22 @@ fn no_rows_are_no_launch() {
         linear(&gpu, &workspace, &x, &weight, None, &mut out, 0).unwrap();
         assert_eq!(out.rows(), 0);
         assert_eq!(linear::layer(&x, &weight).m, 0);
+    }
+}
+
+/// Its own results are checked where it is installed.
+#[test]
+fn cublaslt_is_used_where_it_is_installed_and_missed_by_name_where_not() {
+    let gpu = support::gpu();
+    assert!("tf32".parse::<Library>().unwrap_err().to_string().contains("own, cublaslt or auto"));
+    if let Err(missing) = Workspace::with(&gpu, "cublaslt".parse().unwrap()) {
+        assert!(missing.to_string().to_lowercase().contains("cublaslt"), "{missing}");
+    }
+    let workspace = Workspace::with(&gpu, "auto".parse().unwrap()).unwrap();
+    let mut random = Random(7);
+    for (dtype, out) in [(Dtype::Bf16, Dtype::Bf16), (Dtype::F16, Dtype::F32)] {
+        let case = Case { dtype, out, m: 256, n: 136, k: 72, bias: false, column: 0, behind: 0 };
+        case.check(&gpu, &workspace, None, &mut random);
     }
 }
 
