@@ -1,8 +1,8 @@
 //! One communicator of one rank, and the ways it ends.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
-use std::thread::sleep;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread::{Builder, JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use cudarc::driver::sys::CUstream;
@@ -18,6 +18,10 @@ pub(super) fn lost() -> Error {
     Error::Lost("another rank of the model failed".into())
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 pub(super) struct Communicator {
     library: &'static Library,
     handle: Handle,
@@ -25,6 +29,7 @@ pub(super) struct Communicator {
     calls: Mutex<()>,
     /// The handle is gone, or about to be.
     ended: AtomicBool,
+    aborting: Mutex<Option<JoinHandle<()>>>,
 }
 
 // SAFETY: NCCL lets any thread use a communicator, one at a time, which `calls` sees to; only an abort may come
@@ -42,22 +47,18 @@ impl Communicator {
         rank: usize,
     ) -> Result<Arc<Self>, Error> {
         let handle = library.init_rank(ranks, id, rank)?;
-        let (calls, ended) = (Mutex::new(()), AtomicBool::new(false));
-        Ok(Arc::new(Self { library, handle, calls, ended }))
+        let (calls, ended, aborting) = (Mutex::new(()), AtomicBool::new(false), Mutex::new(None));
+        Ok(Arc::new(Self { library, handle, calls, ended, aborting }))
     }
 
     fn call(&self, call: impl FnOnce(&Library, Handle) -> Result<(), Error>) -> Result<(), Error> {
-        let _alone = self.lock();
+        let _alone = lock(&self.calls);
         if self.ended.load(Ordering::SeqCst) {
             return Err(lost());
         }
         let done = call(self.library, self.handle);
         // What an abort does to a call that waited is no news of its own.
         if self.ended.load(Ordering::SeqCst) { Err(lost()) } else { done }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, ()> {
-        self.calls.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// f32; `count` numbers at `x` must be alive until it ran.
@@ -93,10 +94,20 @@ impl Communicator {
     }
 
     /// From any thread: what runs on the device and waits for other ranks ends, and so does a call.
-    pub(super) fn abort(&self) {
+    pub(super) fn abort(self: &Arc<Self>) {
         if self.ended.swap(true, Ordering::SeqCst) {
             return;
         }
+        // NCCL tells the device first, then waits for recorded steps that hold its work to be freed; who calls this
+        // may be the one who frees them.
+        let own = self.clone();
+        match Builder::new().name("nccl-abort".into()).spawn(move || own.give_up()) {
+            Ok(thread) => *lock(&self.aborting) = Some(thread),
+            Err(_) => self.give_up(),
+        }
+    }
+
+    fn give_up(&self) {
         // If a call waits on the host for a rank that is gone, aborting beside it is the only way to end it.
         let _alone = self.lock_within(PATIENCE);
         // SAFETY: the handle is alive, for `ended` is set once.
@@ -115,14 +126,24 @@ impl Communicator {
         }
     }
 
-    /// On the rank's own thread, where its context is current. Waits for what is queued.
+    /// On the rank's own thread, where its context is current, once no recorded step holds work of NCCL: it would
+    /// wait for that, as it waits for what is queued.
     pub(super) fn close(&self) {
         if self.ended.swap(true, Ordering::SeqCst) {
-            return;
+            return self.wait_aborted();
         }
-        let _alone = self.lock();
-        // SAFETY: as in `abort`.
+        let _alone = lock(&self.calls);
+        // SAFETY: as in `give_up`.
         let _ = unsafe { self.library.destroy(self.handle) };
+    }
+
+    /// A while: a device that is lost may never let go.
+    fn wait_aborted(&self) {
+        let Some(thread) = lock(&self.aborting).take() else { return };
+        let start = Instant::now();
+        while !thread.is_finished() && start.elapsed() < PATIENCE {
+            sleep(Duration::from_millis(1));
+        }
     }
 }
 

@@ -138,7 +138,8 @@ impl Membership {
     }
 }
 
-/// A rank among its peers; operations that have none do nothing. All are queued in the stream of `gpu`.
+/// A rank among its peers; operations that have none do nothing. All are queued in the stream of `gpu`. Graphs
+/// that hold them must be dropped before it.
 pub struct Comm {
     place: Place,
     stage: Option<Arc<Communicator>>,

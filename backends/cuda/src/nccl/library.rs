@@ -116,7 +116,11 @@ impl Library {
         let mut handle = null_mut();
         // SAFETY: a place for a handle; an id that NCCL made.
         let code = unsafe { (self.init_rank)(&raw mut handle, ranks as c_int, id, rank as c_int) };
-        self.check("connecting the ranks", code)?;
+        self.check("connecting the ranks", code).map_err(|error| match error {
+            // Nothing was there yet to be lost.
+            Error::Lost(why) => Error::Unsupported(why),
+            other => other,
+        })?;
         Ok(handle)
     }
 
