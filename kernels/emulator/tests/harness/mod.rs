@@ -1,10 +1,12 @@
 //! A driver library for one test: the emulator with the kernels of one text, compiled on the spot.
 #![allow(dead_code, reason = "each test uses a part")]
 
+use std::collections::HashMap;
 use std::ffi::{CString, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::{env, fs, ptr};
 
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
@@ -61,17 +63,14 @@ pub(crate) fn kernels_folder() -> PathBuf {
 }
 
 impl Driver {
-    /// Compiles `source` and opens device 0. Includes are those of `kernels/include`.
+    /// Compiles `source` and opens device 0. Includes are those of `kernels/include`. What is static in the library
+    /// is there once for each call.
     pub(crate) fn build(name: &str, source: &str) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let folder = env::temp_dir().join(format!("tokenmill-emulator-{}-{number}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        let library = folder.join(format!("{name}.so"));
-        compile(source, &folder.join(format!("{name}.cu")), &library);
+        let path = temporary(&format!("{name}.so"));
+        fs::write(&path, &*compiled(name, source)).unwrap();
         // SAFETY: as `tokenmill_emulator::preload`. Threads of the library's live on, so it is never closed.
-        let opened = unsafe { Library::open(Some(&library), RTLD_NOW | RTLD_LOCAL) }.unwrap();
-        let _ = fs::remove_dir_all(&folder);
+        let opened = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }.unwrap();
+        let _ = fs::remove_file(&path);
         let driver = Self { library: Box::leak(Box::new(opened)) };
         driver.enter();
         driver
@@ -173,8 +172,29 @@ impl Driver {
     }
 }
 
-fn compile(source: &str, file: &Path, library: &Path) {
-    fs::write(file, source).unwrap();
+fn temporary(name: &str) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    env::temp_dir().join(format!("tokenmill-emulator-{}-{number}-{name}", std::process::id()))
+}
+
+/// A library's bytes; a source is compiled once.
+fn compiled(name: &str, source: &str) -> Arc<Vec<u8>> {
+    type Slot = Arc<OnceLock<Arc<Vec<u8>>>>;
+    static BUILT: LazyLock<Mutex<HashMap<String, Slot>>> = LazyLock::new(Mutex::default);
+    let slot = BUILT.lock().unwrap().entry(source.to_owned()).or_default().clone();
+    slot.get_or_init(|| {
+        let (file, library) = (temporary(&format!("{name}.cu")), temporary(&format!("{name}.so")));
+        fs::write(&file, source).unwrap();
+        compile(&file, &library);
+        let bytes = fs::read(&library).unwrap();
+        let _ = (fs::remove_file(&file), fs::remove_file(&library));
+        Arc::new(bytes)
+    })
+    .clone()
+}
+
+fn compile(file: &Path, library: &Path) {
     let objects = fs::read_dir(tokenmill_emulator::OBJECTS).unwrap().flatten().map(|entry| entry.path());
     // The emulator and its driver, without the kernels.
     let objects = objects.filter(|path| path.to_string_lossy().ends_with(".cpp.o"));
