@@ -1,7 +1,10 @@
 //! `out[:, column..column + n] = x · weightᵀ + bias`: kernels/gemm_small.cu, gemm.cu and gemm_f32.cu.
 
+mod cublaslt;
 mod plan;
 mod tile;
+
+use std::str::FromStr;
 
 use tokenmill_backend_model::device::Dtype;
 use tokenmill_backend_model::error::Error;
@@ -9,9 +12,34 @@ use tokenmill_backend_model::error::Error;
 pub use plan::{Layer, Machine, Plan, SMALL_ROWS};
 pub use tile::{F32, Kind, LARGE, SMALL, Tile};
 
+use self::cublaslt::Cublaslt;
 use crate::buffer::{Buffer, Vector, Weight};
 use crate::gpu::{Arg, Gpu, Grid};
 use crate::memory::Memory;
+
+/// Whose kernels compute layers of many rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Library {
+    #[default]
+    Own,
+    /// cuBLASLt; an error if it is not installed.
+    Cublaslt,
+    /// cuBLASLt if it is installed and starts.
+    Auto,
+}
+
+impl FromStr for Library {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        match name {
+            "own" => Ok(Self::Own),
+            "cublaslt" => Ok(Self::Cublaslt),
+            "auto" => Ok(Self::Auto),
+            _ => Err(Error::Invalid(format!("gemm={name}: it is own, cublaslt or auto"))),
+        }
+    }
+}
 
 /// Where blocks that share a tile leave their sums, and the counters that tell which of them is last. One per stream:
 /// layers use it one after another.
@@ -19,15 +47,31 @@ pub struct Workspace {
     partials: Memory,
     /// A zero per tile; kernels leave them so.
     counters: Memory,
+    cublaslt: Option<Cublaslt>,
 }
 
 impl Workspace {
+    /// For our own kernels alone.
     pub fn new(gpu: &Gpu) -> Result<Self, Error> {
         let multiprocessors = gpu.properties().multiprocessors;
         Ok(Self {
             partials: gpu.alloc(Self::partial_bytes(multiprocessors))?,
             counters: gpu.zeroed(Self::counter_bytes(multiprocessors))?,
+            cublaslt: None,
         })
+    }
+
+    /// For `library`, which allocates 32 MB more if it is cuBLASLt.
+    pub fn with(gpu: &Gpu, library: Library) -> Result<Self, Error> {
+        let cublaslt = match library {
+            Library::Own => None,
+            Library::Auto => Cublaslt::open(gpu).ok().flatten(),
+            Library::Cublaslt => {
+                let missing = || Error::Unsupported("gemm=cublaslt: libcublasLt.so is not found".into());
+                Some(Cublaslt::open(gpu)?.ok_or_else(missing)?)
+            }
+        };
+        Ok(Self { cublaslt, ..Self::new(gpu)? })
     }
 
     /// What `new` allocates, whatever the layers: 128 KB per multiprocessor, 17 MB on an H100.
@@ -56,9 +100,17 @@ pub fn linear(
     out: &mut Buffer,
     column: usize,
 ) -> Result<(), Error> {
+    let layer = layer(x, weight);
+    if let (Some(cublaslt), None) = (&workspace.cublaslt, bias) {
+        check(x, weight, bias, out, column);
+        if cublaslt.multiply(gpu, &layer, x, weight, out, column)? {
+            out.set_rows(x.rows());
+            return Ok(());
+        }
+    }
     let properties = gpu.properties();
     let machine = Machine { multiprocessors: properties.multiprocessors, shared: properties.shared };
-    let plan = Plan::of(&layer(x, weight), &machine);
+    let plan = Plan::of(&layer, &machine);
     linear_by(plan, gpu, workspace, x, weight, bias, out, column)
 }
 
