@@ -28,6 +28,11 @@ pub(crate) fn task(options: &Kernels) -> Result<()> {
     if options.check { gate::check(&mut manifest) } else { Ok(()) }
 }
 
+/// Compiles what is not up to date, and holds all of it to what it may take.
+pub(crate) fn checked() -> Result<()> {
+    task(&Kernels { check: true })
+}
+
 /// Compiles what is not up to date.
 pub(crate) fn build() -> Result<()> {
     compile::all().map(drop)

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything, with what it needs installed under `target/`.
 
 use crate::process::{built, cargo, command, exists, output, root, run};
-use crate::{fuzz, plugins};
+use crate::{fuzz, kernels, plugins};
 use anyhow::{Context, Result, bail};
 use std::{
     io::{BufRead, BufReader},
@@ -25,6 +25,7 @@ pub(crate) fn all() -> Result<()> {
     dependencies()?;
     plugins::build(true)?;
     plugins::test()?;
+    kernels::checked()?;
     run(cargo().args(["build", "--release", "--workspace"]))?;
     run(cargo().args(["test", "--release", "--workspace"]))?;
     fuzzed()?;
@@ -43,6 +44,7 @@ fn fuzzed() -> Result<()> {
 fn require_tools() -> Result<()> {
     for (program, why) in [
         ("cc", "to compile the C header and the example backend"),
+        ("c++", "to compile the emulator of GPU kernels"),
         ("python3", "to run real client programs"),
     ] {
         if !exists(program) {
