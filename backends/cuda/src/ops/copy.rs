@@ -100,6 +100,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::single_range_in_vec_init, reason = "one wave of several copies")]
     fn pairs_that_meet_are_split() {
         assert_eq!(waves(&[]), []);
         assert_eq!(waves(&[(0, 1), (0, 2), (3, 4)]), [0..3], "one source may be read twice");
