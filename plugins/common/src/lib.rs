@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod choose;
 mod config;
 mod groups;
 mod queue;

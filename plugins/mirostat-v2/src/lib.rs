@@ -114,13 +114,7 @@ impl Sampler for MirostatV2 {
         rows: &[u32],
         choices: &mut Choices,
     ) -> Result<(), Error> {
-        for &row in rows {
-            let at = row as usize;
-            if let Some(Ok(cut)) = self.known.find(view.ids()[at]) {
-                choices.accept.push((row, cut.pick(logits, row, uniform(view.seeds()[at], 0))?));
-            }
-        }
-        Ok(())
+        self.known.choose(view, rows, choices, |cut, row, seed| cut.pick(logits, row, uniform(seed, 0)))
     }
 }
 

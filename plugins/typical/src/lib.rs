@@ -112,14 +112,10 @@ impl Sampler for Typical {
         rows: &[u32],
         choices: &mut Choices,
     ) -> Result<(), Error> {
-        for &row in rows {
-            let at = row as usize;
-            let Some(Ok(settings)) = self.known.find(view.ids()[at]) else { continue };
+        self.known.choose(view, rows, choices, |settings, row, seed| {
             let (tokens, logprobs) = typical(logits, row, settings.typical_p)?;
-            let drawn = draw(&weights(&logprobs, settings.temperature), uniform(view.seeds()[at], 0));
-            choices.accept.push((row, tokens[drawn]));
-        }
-        Ok(())
+            Ok(tokens[draw(&weights(&logprobs, settings.temperature), uniform(seed, 0))])
+        })
     }
 }
 

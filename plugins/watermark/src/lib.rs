@@ -124,17 +124,13 @@ impl Sampler for Watermark {
         rows: &[u32],
         choices: &mut Choices,
     ) -> Result<(), Error> {
-        for &row in rows {
-            let at = row as usize;
-            let Some(Ok(known)) = self.known.find(view.ids()[at]) else { continue };
+        self.known.choose(view, rows, choices, |known, row, seed| {
             let (tokens, logprobs) = logits.top_k(row, known.top_k)?;
             if tokens.is_empty() {
                 return Err(Error::Undecided("a row has no candidates".into()));
             }
-            let token = self.settings.pick(known, &tokens, &logprobs, uniform(view.seeds()[at], 0));
-            choices.accept.push((row, token));
-        }
-        Ok(())
+            Ok(self.settings.pick(known, &tokens, &logprobs, uniform(seed, 0)))
+        })
     }
 }
 

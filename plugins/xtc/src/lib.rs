@@ -116,15 +116,12 @@ impl Sampler for Xtc {
         rows: &[u32],
         choices: &mut Choices,
     ) -> Result<(), Error> {
-        for &row in rows {
-            let at = row as usize;
-            let Some(Ok(settings)) = self.known.find(view.ids()[at]) else { continue };
+        self.known.choose(view, rows, choices, |settings, row, seed| {
             let (tokens, logprobs) = logits.top_k(row, settings.top_k)?;
             let first = excluded(&logprobs, settings.threshold);
             let weights = weights(&logprobs[first..], settings.temperature);
-            choices.accept.push((row, tokens[first + draw(&weights, uniform(view.seeds()[at], 1))]));
-        }
-        Ok(())
+            Ok(tokens[first + draw(&weights, uniform(seed, 1))])
+        })
     }
 }
 
