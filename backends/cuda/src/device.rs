@@ -49,14 +49,14 @@ impl Cuda {
         &self.gpu
     }
 
-    pub(crate) fn new(gpu: Gpu, comm: Comm, graphs: bool) -> Result<Self, Error> {
+    pub(crate) fn new(gpu: Gpu, comm: Comm, graphs: bool, gemm: linear::Library) -> Result<Self, Error> {
         Ok(Self {
             completion: Completion::new(&gpu)?,
             graphs: graphs.then(Graphs::default),
             comm,
             work: Dtype::F32,
             shape: None,
-            linear: linear::Workspace::new(&gpu)?,
+            linear: linear::Workspace::with(&gpu, gemm)?,
             attention: None,
             sampling: None,
             top_k: TopK::new(&gpu)?,

@@ -7,6 +7,7 @@ use crate::device::Cuda;
 use crate::driver;
 use crate::gpu::Gpu;
 use crate::nccl::{Group, Membership};
+use crate::ops::linear::Library;
 
 /// Ordinals are those of the driver (`CUDA_VISIBLE_DEVICES` applies).
 pub struct CudaPlatform;
@@ -15,6 +16,7 @@ pub struct CudaPlatform;
 pub struct Rank {
     ordinal: i32,
     graphs: bool,
+    gemm: Library,
     membership: Membership,
 }
 
@@ -23,7 +25,8 @@ impl Platform for CudaPlatform {
     type Rank = Rank;
 
     /// `graphs`: whether decode steps are recorded as CUDA graphs, on (default) or off.
-    const OPTIONS: &'static [&'static str] = &["graphs"];
+    /// `gemm`: whose kernels compute layers of many rows, own (default), cublaslt or auto (if it is installed).
+    const OPTIONS: &'static [&'static str] = &["graphs", "gemm"];
 
     fn probe() -> Result<(), Error> {
         driver::init()?;
@@ -47,15 +50,16 @@ impl Platform for CudaPlatform {
             "off" => false,
             other => return Err(Error::Invalid(format!("options: graphs={other} is not one of on, off"))),
         };
+        let gemm = options.own("gemm").unwrap_or("own").parse()?;
         let (memberships, abort) = Group::new(ordinals, tensor_parallel)?.split();
-        let rank = |(ordinal, membership): (&i32, _)| Rank { ordinal: *ordinal, graphs, membership };
+        let rank = |(ordinal, membership): (&i32, _)| Rank { ordinal: *ordinal, graphs, gemm, membership };
         Ok(Ranks { ranks: ordinals.iter().zip(memberships).map(rank).collect(), abort: Box::new(abort) })
     }
 
     fn device(rank: Rank) -> Result<Cuda, Error> {
         let gpu = Gpu::open(rank.ordinal)?;
         let comm = rank.membership.join(&gpu)?;
-        Cuda::new(gpu, comm, rank.graphs)
+        Cuda::new(gpu, comm, rank.graphs, rank.gemm)
     }
 }
 

@@ -120,8 +120,11 @@ fn too_little_memory_is_told_and_a_smaller_load_works_afterwards() {
 #[test]
 fn wrong_options_are_named() {
     let backend = cuda();
-    for (options, named) in [("graphs=maybe", "graphs=maybe"), ("kv_dtype=bf16\ndtype=f32", "kv_dtype=bf16")]
-    {
+    for (options, named) in [
+        ("graphs=maybe", "graphs=maybe"),
+        ("gemm=mine", "gemm=mine"),
+        ("kv_dtype=bf16\ndtype=f32", "kv_dtype=bf16"),
+    ] {
         let error = refused(load(&backend, &[0], 0, options)).to_string();
         assert!(error.contains(named), "{options:?}: {error}");
     }

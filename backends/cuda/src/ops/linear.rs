@@ -36,7 +36,7 @@ impl FromStr for Library {
             "own" => Ok(Self::Own),
             "cublaslt" => Ok(Self::Cublaslt),
             "auto" => Ok(Self::Auto),
-            _ => Err(Error::Invalid(format!("gemm={name}: it is own, cublaslt or auto"))),
+            _ => Err(Error::Invalid(format!("options: gemm={name} is not one of own, cublaslt, auto"))),
         }
     }
 }

@@ -256,7 +256,7 @@ fn no_rows_are_no_launch() {
 #[test]
 fn cublaslt_is_used_where_it_is_installed_and_missed_by_name_where_not() {
     let gpu = support::gpu();
-    assert!("tf32".parse::<Library>().unwrap_err().to_string().contains("own, cublaslt or auto"));
+    assert!("tf32".parse::<Library>().unwrap_err().to_string().contains("own, cublaslt, auto"));
     if let Err(missing) = Workspace::with(&gpu, "cublaslt".parse().unwrap()) {
         assert!(missing.to_string().to_lowercase().contains("cublaslt"), "{missing}");
     }
