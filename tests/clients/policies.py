@@ -6,6 +6,7 @@ What each is checked for is what it promises in its first lines.
 
 import argparse
 import math
+import re
 import sys
 import traceback
 
@@ -25,9 +26,11 @@ class Model:
         self.client = openai.OpenAI(base_url=base_url, api_key="none", max_retries=0, timeout=120)
         self.name = self.client.models.list().data[0].id
 
-    def choices(self, sampler=None, args=None, branches=None, **fields):
+    def choices(self, sampler=None, args=None, branches=None, form=None, **fields):
         policy = {"sampler": sampler, "args": args or {}, "branches": branches}
         body = {"return_token_ids": True, "ignore_eos": True}
+        if form:
+            body["structured_outputs"] = form
         if sampler:
             body["policy"] = {key: value for key, value in policy.items() if value is not None}
         asked = {"prompt": PROMPT, "max_tokens": 40, "seed": 7, "logprobs": 0, **fields}
@@ -111,6 +114,22 @@ def epsilon_in_c_draws_only_what_is_likely(model):
     assert all(own >= math.log(0.1) - 1e-4 or own >= top - 1e-4
                for own, top in zip(drawn.token_logprobs, likeliest)), drawn
     assert any(own < top - 1e-4 for own, top in zip(drawn.token_logprobs, likeliest)), "greedy"
+
+
+@test
+def policies_keep_to_the_form_of_the_output(model):
+    form = {"regex": "( [a-z]{3,9}){5}\\."}
+    asked = dict(form=form, max_tokens=80)
+    for sampler in ("standard", "mirostat-v2", "dry", "typical", "xtc", "watermark"):
+        args = {"temperature": 1.5} if sampler == "standard" else {}
+        texts = [model.one(sampler, args, seed=seed, **asked).text for seed in (1, 2, 3)]
+        assert all(re.fullmatch(form["regex"], text) for text in texts) and len(set(texts)) > 1, (sampler, texts)
+    greedy = model.one(temperature=0, **asked)
+    assert model.one("standard", {"temperature": 0}, **asked).token_ids == greedy.token_ids
+    banned = model.one("budget", {"forbid": greedy.token_ids[:1]}, temperature=0, **asked)
+    assert re.fullmatch(form["regex"], banned.text) and banned.token_ids[0] != greedy.token_ids[0], banned
+    beams = model.choices("beam-search", {"width": 3}, branches=3, n=3, **asked)
+    assert all(re.fullmatch(form["regex"], beam.text) for beam in beams), beams
 
 
 @test

@@ -2,9 +2,11 @@
 
 mod builtin;
 mod file;
+mod installer;
 mod running;
 
 pub(crate) use builtin::native;
+pub(crate) use installer::Installer;
 pub(crate) use running::{Running, runtime};
 
 use anyhow::{Context, Result, bail};
@@ -15,8 +17,6 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tokenmill_engine::Handle;
-use tokenmill_policy::Host;
 use tokenmill_wasm::Kind;
 
 #[derive(Args)]
@@ -125,12 +125,12 @@ impl Chosen {
 
     /// Installs the built-in policies, then what was chosen. `None`: nothing was, and nothing can be added
     /// later unless `operated`.
-    pub(crate) fn start(self, engine: &Handle, host: &Host, operated: bool) -> Result<Option<Arc<Running>>> {
-        builtin::install(engine, host)?;
+    pub(crate) fn start(self, installer: Installer, operated: bool) -> Result<Option<Arc<Running>>> {
+        builtin::install(&installer)?;
         if self.entries.is_empty() && !operated {
             return Ok(None);
         }
-        let running = Running::new(engine.clone(), host.clone(), self.default_sampler)?;
+        let running = Running::new(installer, self.default_sampler)?;
         for entry in &self.entries {
             running.load(entry).with_context(|| entry.origin.clone())?;
         }

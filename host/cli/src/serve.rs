@@ -4,7 +4,7 @@ use crate::{
     admin::AdminArgs,
     args::{self, EngineArgs, ModelArgs},
     generation, models,
-    policies::{Chosen, PolicyArgs, Running},
+    policies::{Chosen, Installer, PolicyArgs, Running},
     services::Vocabulary,
     text, wiring,
 };
@@ -20,7 +20,7 @@ use std::{
 use tokenmill_engine::Handle;
 use tokenmill_grammar::Grammars;
 use tokenmill_http::{App, Card, Limits};
-use tokenmill_policy::{Host, Named};
+use tokenmill_policy::Host;
 use tokenmill_text::{ChatTemplate, Tokenizer};
 use tokio::{
     net::{TcpListener, lookup_host},
@@ -172,15 +172,12 @@ impl Unstarted {
         let tokens = engine.limits().vocab;
         let host: Host = Arc::new(Vocabulary { tokenizer: self.tokenizer.clone(), tokens });
         let default_sampler = chosen.default_sampler();
-        let policies = chosen.start(&engine, &host, operated)?;
         let grammars = match self.tokenizer.is_some() && !self.card.end_tokens.is_empty() {
             true => Some(Grammars::new(&*host, &self.card.end_tokens)?),
             false => None,
         };
-        if let Some(grammars) = &grammars {
-            let (name, sampler) = (tokenmill_grammar::SAMPLER.to_owned(), grammars.sampler());
-            engine.install_sampler(Named { name, sampler, enforcing: true });
-        }
+        let installer = Installer::new(engine.clone(), host, grammars.clone());
+        let policies = chosen.start(installer, operated)?;
         let counted = policies.clone().map(|policies| policies as Arc<dyn tokenmill_http::Policies>);
         let app = App {
             engine,

@@ -54,6 +54,7 @@ impl Engine {
             let Err(why) = answer else {
                 self.branch_out(step);
                 self.refuse();
+                self.show_again(step);
                 self.leave_undecided(step, policy);
                 continue;
             };
@@ -71,16 +72,28 @@ impl Engine {
         }
     }
 
-    /// The default for some rows of a policy; their requests fail if it is enforcing. A policy that failed
-    /// may have lost what it knew: it is told of all their tokens again.
-    fn bypass(&mut self, step: &Step, policy: usize, rows: Vec<u32>, why: String) {
-        self.stats.policy_fallbacks.sampler += 1;
-        for &row in &rows {
+    /// A policy that goes on without a decision for some rows may have lost what it knew of them.
+    fn show_again(&mut self, step: &Step) {
+        let mut rows = std::mem::take(&mut self.consultation.knobs.again);
+        rows.append(&mut self.consultation.choices.again);
+        self.stats.policy_fallbacks.sampler += u64::from(!rows.is_empty());
+        self.forget_told(step, &rows);
+    }
+
+    fn forget_told(&mut self, step: &Step, rows: &[u32]) {
+        for &row in rows {
             let nth = self.consultation.rows[row as usize];
             if let Some(sequence) = self.sequences.get(step.rows[nth as usize].sequence) {
                 sequence.rest.told = 0;
             }
         }
+    }
+
+    /// The default for some rows of a policy; their requests fail if it is enforcing. A policy that failed
+    /// may have lost what it knew: it is told of all their tokens again.
+    fn bypass(&mut self, step: &Step, policy: usize, rows: Vec<u32>, why: String) {
+        self.stats.policy_fallbacks.sampler += 1;
+        self.forget_told(step, &rows);
         let Some(named) = self.samplers.get_mut(policy).filter(|named| named.enforcing) else { return };
         let failure = Failure::Policy { name: named.name.clone(), why };
         for row in rows {

@@ -22,5 +22,10 @@ pub use grammars::{Grammars, Prepared};
 /// The name under which the sampler is meant to be installed.
 pub const SAMPLER: &str = "grammar";
 
+/// The name of a sampling policy within a form of the output. No other policy has such a name.
+pub fn within(sampler: &str) -> String {
+    format!("{SAMPLER}+{sampler}")
+}
+
 /// The argument of a request that says which grammar was prepared for it.
 pub const ATTRIBUTE: &str = "grammar";

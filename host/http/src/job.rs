@@ -125,7 +125,8 @@ impl Job {
             ApiError::internal()
         })?;
         let prepared = compiled.map_err(|error| ApiError::invalid("response_format", error.to_string()))?;
-        self.common.steering.attributes.push(prepared.attribute());
+        // Before the client's own arguments, which may have one of the same name.
+        self.common.steering.attributes.insert(0, prepared.attribute());
         self.grammar = Some(prepared);
         Ok(())
     }

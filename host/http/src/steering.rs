@@ -7,7 +7,7 @@ use crate::fields::{Fields, Float, Int};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashMap};
-use tokenmill_grammar::{Grammar, SAMPLER as GRAMMAR};
+use tokenmill_grammar::{Grammar, SAMPLER as GRAMMAR, within};
 
 /// The sampling policy behind `use_beam_search`.
 const BEAM_SEARCH: &str = "beam-search";
@@ -35,10 +35,9 @@ impl Steering {
         let grammar = grammar(fields)?;
         let policy = policy(fields, app, n)?;
         let beams = beam_search(fields, app, n)?;
-        let asked = [grammar.is_some(), policy.is_some(), beams.is_some()];
-        if asked.into_iter().filter(|asked| *asked).count() > 1 {
-            let message = "`policy`, `use_beam_search` and a form of the output cannot be combined";
-            return Err(ApiError::invalid("policy", message));
+        if beams.is_some() && (policy.is_some() || grammar.is_some()) {
+            let message = "`use_beam_search` cannot be combined with `policy` or a form of the output";
+            return Err(ApiError::invalid("use_beam_search", message));
         }
         let Some((field, grammar)) = grammar else {
             return Ok(policy
@@ -49,12 +48,23 @@ impl Steering {
             let message = format!("`{field}` needs a tokenizer with an end token");
             return Err(ApiError::invalid(field, message));
         }
-        if app.default_sampler.is_some() {
-            let message = format!("`{field}` cannot be combined with the policy of this server");
-            return Err(ApiError::invalid(field, message));
-        }
-        Ok(Self { sampler: Some(GRAMMAR.to_owned()), grammar: Some(grammar), ..Self::default() })
+        let policy =
+            policy.unwrap_or_else(|| Self { sampler: app.default_sampler.clone(), ..Self::default() });
+        let sampler = match &policy.sampler {
+            None => GRAMMAR.to_owned(),
+            Some(name) => within_form(name, app)?,
+        };
+        Ok(Self { sampler: Some(sampler), grammar: Some(grammar), ..policy })
     }
+}
+
+/// The policy that a request names, within the form that it asks for.
+fn within_form(name: &str, app: &App) -> Result<String, ApiError> {
+    let both = within(name);
+    if app.engine.samplers().contains(&both) {
+        return Ok(both);
+    }
+    Err(ApiError::invalid("policy", format!("`policy.sampler` names {name:?}, which is not loaded")))
 }
 
 /// `{"sampler": NAME, "args": {…}, "branches": N}`
@@ -73,7 +83,7 @@ fn policy(fields: &Fields<'_>, app: &App, n: u32) -> Result<Option<Steering>, Ap
         Some(Ok(_)) => return Err(invalid("the sampling policy of this server is fixed".into())),
         Some(Err(_)) => return Err(invalid("`policy.sampler` must be a string".into())),
     };
-    if sampler.as_deref() == Some(GRAMMAR) {
+    if sampler.as_ref().is_some_and(|name| name.split('+').next() == Some(GRAMMAR)) {
         return Err(invalid(format!("{GRAMMAR:?} is chosen by `response_format` or `structured_outputs`")));
     }
     let most = app.limits.n.min(app.engine.limits().max_branches);
@@ -298,7 +308,8 @@ mod tests {
             (json!({"policy": {"args": {"a": long}}}), "policy"),
             (json!({"policy": {"args": many}}), "policy"),
             (json!({"policy": {"sampler": "grammar"}}), "policy"),
-            (json!({"policy": {"sampler": "a"}, "use_beam_search": true}), "policy"),
+            (json!({"policy": {"sampler": "grammar+a"}}), "policy"),
+            (json!({"policy": {"sampler": "a"}, "use_beam_search": true}), "use_beam_search"),
             (json!({"use_beam_search": 1}), "use_beam_search"),
             (json!({"use_beam_search": true, "stream": true}), "use_beam_search"),
             (json!({"use_beam_search": true, "best_of": 1}), "best_of"),

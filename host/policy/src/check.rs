@@ -37,7 +37,7 @@ impl Knobs {
         if !self.allow.iter().all(|(row, mask)| known(row) && mask.len() == words && allows(mask, vocab)) {
             return refused("allow");
         }
-        if !self.undecided.iter().all(known) {
+        if !self.undecided.iter().chain(&self.again).all(known) {
             return refused("undecided");
         }
         if !self.inspect.iter().all(known) {
@@ -63,7 +63,7 @@ impl Choices {
         if !self.accept.iter().all(|(row, token)| known(row) && *token < vocab) {
             return refused("accept");
         }
-        if !self.defer.iter().chain(&self.finish).chain(&self.undecided).all(known) {
+        if ![&self.defer, &self.finish, &self.undecided, &self.again].into_iter().flatten().all(known) {
             return refused("defer, finish or undecided");
         }
         Ok(())

@@ -18,6 +18,7 @@ mod params;
 pub mod sample;
 mod samplers;
 pub mod schedule;
+mod within;
 
 pub use error::Error;
 pub use fcfs::Fcfs;
@@ -26,3 +27,4 @@ pub use params::Params;
 pub use sample::Sampler;
 pub use samplers::{Named, Samplers};
 pub use schedule::Scheduler;
+pub use within::{Shared, Within};

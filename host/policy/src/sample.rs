@@ -176,6 +176,8 @@ pub struct Knobs {
     pub refuse: Vec<(u32, String)>,
     /// Rows without a decision: for them it is as if `plan` had returned an error.
     pub undecided: Vec<u32>,
+    /// Rows whose sequences the policy wants to be shown from the start the next time.
+    pub again: Vec<u32>,
 }
 
 impl Knobs {
@@ -189,6 +191,7 @@ impl Knobs {
         self.inspect.clear();
         self.refuse.clear();
         self.undecided.clear();
+        self.again.clear();
     }
 }
 
@@ -242,6 +245,8 @@ pub struct Choices {
     pub finish: Vec<u32>,
     /// Rows without a decision: for them it is as if `pick` had returned an error.
     pub undecided: Vec<u32>,
+    /// As in [`Knobs`].
+    pub again: Vec<u32>,
 }
 
 impl Choices {
@@ -250,6 +255,7 @@ impl Choices {
         self.defer.clear();
         self.finish.clear();
         self.undecided.clear();
+        self.again.clear();
     }
 }
 

@@ -1,11 +1,12 @@
 //! Policies of `plugins/` that are compiled in: they serve what the HTTP API promises out of the box.
 
 use anyhow::{Context, Result};
-use tokenmill_engine::Handle;
 use tokenmill_plugin_beam_search::BeamSearch;
 use tokenmill_plugin_best_of_n::BestOfN;
 use tokenmill_policy::{Fcfs, Host, Named, Sampler, Scheduler};
 use tokenmill_wasm::Native;
+
+use super::installer::Installer;
 
 /// The sampling policies that requests find without the operator's doing.
 pub(super) const NAMES: [&str; 2] = ["beam-search", "best-of-n"];
@@ -18,10 +19,10 @@ fn sampler(name: &str) -> Option<Box<dyn Sampler>> {
     }
 }
 
-pub(super) fn install(engine: &Handle, host: &Host) -> Result<()> {
+pub(super) fn install(installer: &Installer) -> Result<()> {
     for name in NAMES {
-        if let Some(named) = named(name, host) {
-            engine.install_sampler(named?);
+        if let Some(named) = named(name, &installer.host) {
+            installer.install(named?);
         }
     }
     Ok(())

@@ -1,16 +1,15 @@
 //! The components at work in a server, for its start and for its operator.
 
-use super::{Entry, builtin};
+use super::Entry;
+use super::installer::Installer;
 use crate::program;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::process::Command;
-use tokenmill_engine::Handle;
 use tokenmill_http::{PolicyCounts, PolicyError, Upload};
 use tokenmill_models::Cache;
-use tokenmill_policy::{Host, Named, Scheduler};
-use tokenmill_wasm::{Error, Kind, Limits, Policies, Reason, Runtime, Status, Target};
+use tokenmill_wasm::{Error, Kind, Limits, Policies, Reason, Runtime, Status};
 
 /// What components run on. They are compiled by this program in a process apart, and kept compiled beside the
 /// models.
@@ -31,34 +30,11 @@ pub(crate) struct Running {
     default_sampler: Option<String>,
 }
 
-/// The engine. Without a component of its name, a built-in policy is there again.
-struct Installer {
-    engine: Handle,
-    host: Host,
-}
-
-impl Target for Installer {
-    fn install_sampler(&self, named: Named) {
-        self.engine.install_sampler(named);
-    }
-
-    fn remove_sampler(&self, name: &str) {
-        match builtin::named(name, &self.host) {
-            Some(Ok(named)) => self.engine.install_sampler(named),
-            _ => self.engine.remove_sampler(name),
-        }
-    }
-
-    fn set_scheduler(&self, scheduler: Box<dyn Scheduler>) {
-        self.engine.set_scheduler(scheduler);
-    }
-}
-
 impl Running {
-    pub(super) fn new(engine: Handle, host: Host, default_sampler: Option<String>) -> Result<Self> {
+    pub(super) fn new(installer: Installer, default_sampler: Option<String>) -> Result<Self> {
         let runtime = runtime()?;
         let component_bytes = runtime.limits().component_bytes;
-        let policies = Policies::new(runtime, host.clone(), Installer { engine, host });
+        let policies = Policies::new(runtime, installer.host.clone(), installer);
         Ok(Self { policies, component_bytes, default_sampler })
     }
 
