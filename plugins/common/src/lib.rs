@@ -18,5 +18,5 @@ pub use config::config;
 pub use groups::Groups;
 pub use queue::{Queue, Seq};
 pub use requests::Requests;
-pub use sequences::Sequences;
+pub use sequences::{Numbers, Sequences, Spread};
 pub use track::Track;

@@ -4,7 +4,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 /// What a sampler knows of sequences, by id. Steps do not list every sequence, so it is kept until the host says that
 /// one has finished.
 pub struct Sequences<T> {
-    known: HashMap<u64, T, BuildHasherDefault<Spread>>,
+    known: Numbers<u64, T>,
 }
 
 impl<T> Default for Sequences<T> {
@@ -44,16 +44,23 @@ impl<T> Sequences<T> {
     }
 }
 
-/// Fibonacci hashing (Knuth, The Art of Computer Programming 3, 6.4): ids are the host's and count up, so
-/// nobody can choose them to collide.
+/// A map of ids or tokens, which is several times as fast as one whose keys anybody may choose: ids are the host's and
+/// count up, and there are not enough tokens that many could collide.
+pub type Numbers<K, T> = HashMap<K, T, BuildHasherDefault<Spread>>;
+
+/// Fibonacci hashing (Knuth, The Art of Computer Programming 3, 6.4).
 #[derive(Default)]
-struct Spread(u64);
+pub struct Spread(u64);
 
 impl Hasher for Spread {
     fn write(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.write_u64(u64::from(*byte));
         }
+    }
+
+    fn write_u32(&mut self, token: u32) {
+        self.write_u64(u64::from(token));
     }
 
     fn write_u64(&mut self, id: u64) {

@@ -1,8 +1,10 @@
 //! Picking a token by hand: as many candidates as it takes, a number made of a row's seed, and a draw.
 //!
 //! Invariant: the same candidates and seed give the same token natively and in WebAssembly. Transcendental
-//! functions are therefore `libm`'s: those of the platform differ in the last bit.
+//! functions are therefore our own or `libm`'s: those of the platform differ in the last bit.
 #![forbid(unsafe_code)]
+
+mod exp;
 
 use tokenmill_policy::Error;
 use tokenmill_policy::sample::Logits;
@@ -38,7 +40,13 @@ pub fn candidates(
 /// anything. The first is the largest.
 pub fn weights(logprobs: &[f32], temperature: f32) -> Vec<f64> {
     let first = logprobs.first().copied().unwrap_or_default();
-    logprobs.iter().map(|logprob| libm::exp(f64::from(logprob - first) / f64::from(temperature))).collect()
+    let scale = 1.0 / f64::from(temperature);
+    logprobs.iter().map(|logprob| exp::exp(f64::from(logprob - first) * scale)).collect()
+}
+
+/// The probability of all candidates together.
+pub fn mass(logprobs: &[f32]) -> f64 {
+    logprobs.iter().map(|logprob| exp::exp(f64::from(*logprob))).sum()
 }
 
 /// The first index at which the sum of the weights passes `u` of their total; `u` is in [0, 1).

@@ -16,12 +16,12 @@
 mod tests;
 
 use tokenmill_plugin_common::{Args, Sequences, config};
-use tokenmill_plugin_draw::{candidates, draw, uniform, weights};
+use tokenmill_plugin_draw::{candidates, draw, mass, uniform, weights};
 use tokenmill_policy::sample::{Choices, Knobs, Logits, Sampler, View};
 use tokenmill_policy::{Error, Host};
 
 /// Mass of the candidates that leaves out nothing of weight.
-const ENOUGH: f32 = 0.9999;
+const ENOUGH: f64 = 0.9999;
 
 /// See the crate's text.
 #[derive(Default)]
@@ -65,12 +65,12 @@ impl Settings {
 }
 
 /// The typical tokens of a row and their log-probabilities, most likely first.
-fn typical(logits: &mut dyn Logits, row: u32, mass: f32) -> Result<(Vec<u32>, Vec<f32>), Error> {
-    let all = |logprobs: &[f32]| logprobs.iter().map(|logprob| libm::expf(*logprob)).sum::<f32>() > ENOUGH;
-    let (tokens, logprobs) = candidates(logits, row, all)?;
+fn typical(logits: &mut dyn Logits, row: u32, typical_p: f32) -> Result<(Vec<u32>, Vec<f32>), Error> {
+    let (tokens, logprobs) = candidates(logits, row, |logprobs| mass(logprobs) > ENOUGH)?;
     let weights = weights(&logprobs, 1.0);
     let total: f64 = weights.iter().sum();
-    let surprise = |logprob: f32| f64::from(logprobs[0] - logprob) + libm::log(total);
+    let norm = libm::log(total);
+    let surprise = |logprob: f32| f64::from(logprobs[0] - logprob) + norm;
     let likely = weights.iter().zip(&logprobs).filter(|(weight, _)| **weight > 0.0);
     let entropy: f64 = likely.map(|(weight, logprob)| weight / total * surprise(*logprob)).sum();
     let far: Vec<f64> = logprobs.iter().map(|logprob| (surprise(*logprob) - entropy).abs()).collect();
@@ -79,7 +79,7 @@ fn typical(logits: &mut dyn Logits, row: u32, mass: f32) -> Result<(Vec<u32>, Ve
     let mut sum = 0.0;
     let last = near.iter().find(|&&nth| {
         sum += weights[nth] / total;
-        sum >= f64::from(mass)
+        sum >= f64::from(typical_p)
     });
     let reach = last.map_or(f64::INFINITY, |&nth| far[nth]);
     let kept = tokens.into_iter().zip(&logprobs).zip(&far).filter(|(_, far)| **far <= reach);
