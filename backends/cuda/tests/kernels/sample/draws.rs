@@ -43,6 +43,18 @@ fn temperature_alone_draws_from_everything() {
 }
 
 #[test]
+fn a_vocabulary_as_large_as_models_have_is_no_different() {
+    let rows = [
+        RowSampling { temperature: 0.0, ..PLAIN },
+        RowSampling { seed: 1, ..PLAIN },
+        RowSampling { seed: 2, top_k: 50, top_p: 0.9, ..PLAIN },
+        RowSampling { seed: 3, temperature: 1.5, top_p: 0.95, ..PLAIN },
+        RowSampling { seed: 4, min_p: 0.05, ..PLAIN },
+    ];
+    check_on(&some_logits(5, 262_144, 5.0), &rows);
+}
+
+#[test]
 fn seeds_at_the_ends_of_their_range_draw_as_others_do() {
     let seeds = (0..8).chain(u64::MAX - 8..=u64::MAX);
     let rows: Vec<_> = seeds.map(|seed| RowSampling { seed, temperature: 3.0, ..PLAIN }).collect();
