@@ -8,15 +8,15 @@
 //   keys, values   one layer's planes [block][kv head][block_tokens][dim], block_tokens any power of two
 //   out     [tokens, query_heads * dim]                   rows of the decoded sequences are written
 //   partial f32 [sequences, query_heads, splits, dim] weighted values, then [sequences, query_heads, splits, 2]
-//           their largest exponent and total weight; NULL if splits = 1
+//           their largest exponent and total weight; not touched if splits = 1
 //   softcap 0 = none; window 0 = none, else a query sees itself and window - 1 keys before it
 //   16-byte alignment of all pointers
 //
 // decode: grid (sequences or more, kv_heads * ceil(query_heads / kv_heads / 8 or 16), splits), 128 threads.
 // merge:  grid (sequences or more, ceil(query_heads / 4)), 128 threads; not launched if splits = 1. sm_80 and newer.
 //
-// Sequences are cut by their own length: at most `splits` pieces of at least PIECE_KEYS keys; blocks without a piece
-// return at once, so that one grid (and one CUDA graph) serves all lengths. A sequence of one piece needs no merge.
+// A sequence is cut by its own length, into a piece for every PIECE_KEYS keys but at most `splits`; blocks without a
+// piece return at once, so that one grid (and one CUDA graph) serves all lengths. One piece alone needs no merge.
 //
 // Time is that of reading keys and values once. They go from global memory into the operands of matrix instructions
 // without passing shared memory: which dimension or key a lane's registers stand for may be chosen freely as long as
@@ -25,10 +25,11 @@
 // warp holds 16 keys and 16 values in registers and asks for the next ones as soon as it has used those; the 4 warps
 // of a block take turns on tiles of 16 keys and meet once, at the end.
 //
-// dim                       64    80    96   128   256
-// bytes in flight per warp 4096  5120  6144  8192 16384
-// blocks per SM, decode      4     4     4     3     2   (register bound)
-//                wide        3     3     2     2     -
+// dim                           64    80    96   128   256
+// registers, sm_80 to sm_90a   119   128   155   168   255      wide: 150   168   200   243
+// static shared KiB            8.4  10.4  12.4  16.4  32.4            16.4  20.4  24.4  32.4
+// blocks per SM                  4     4     3     3     2               3     3     2     2   (by registers)
+// KiB on the way per SM         64    80    72    96    96     (a warp's 16 keys and 16 values, half of these at 256)
 #include "attention.cuh"
 
 constexpr u32 WARPS = 4;
@@ -258,7 +259,8 @@ struct Partial {
 };
 DEVICE Partial partial_of(f32* partial, u32 sequence, u32 query_heads, u32 head, u32 splits, u32 piece, u32 dim) {
     u64 index = (static_cast<u64>(sequence) * query_heads + head) * splits + piece;
-    return Partial{partial + index * dim, partial + static_cast<u64>(grid_x()) * query_heads * splits * dim + index * 2};
+    u64 all = static_cast<u64>(grid_x()) * query_heads * splits;
+    return Partial{partial + index * dim, partial + all * dim + index * 2};
 }
 
 // The query heads of a block: up to `limit` of one KV head.
@@ -276,7 +278,7 @@ DEVICE void attention_decode(const Batch* batch, const T* qkv, const T* keys, co
                              u32 query_heads, u32 kv_heads, u32 block_tokens, u32 splits, f32 softmax_scale,
                              f32 softcap, u32 window) {
     constexpr u32 HEADS = 8 * EIGHTS;
-    SHARED(f32, sums, [WARPS][HEADS][DIM]);
+    SHARED(f32, sums, [WARPS][HEADS][DIM + 1]); // one more: heads begin in different banks
     SHARED(f32, weights, [WARPS][HEADS][2]);
     SHARED(u32, kept, [2]); // what only the end needs: in registers over the loop it would spill
     if (block_x() >= batch->n_decode) return;
@@ -289,7 +291,8 @@ DEVICE void attention_decode(const Batch* batch, const T* qkv, const T* keys, co
     Scale scale = scale_of(softmax_scale, softcap);
 
     Query<DIM, EIGHTS> query;
-    load_query<DIM, EIGHTS>(query, qkv + (static_cast<u64>(token) * (query_heads + 2 * kv_heads) + own.first) * DIM, own.count);
+    u64 row = static_cast<u64>(token) * (query_heads + 2 * kv_heads);
+    load_query<DIM, EIGHTS>(query, qkv + (row + own.first) * DIM, own.count);
     State<DIM, EIGHTS> state = {};
 #pragma unroll
     for (u32 e = 0; e < EIGHTS; e++) state.largest[e] = -INF;
@@ -327,7 +330,8 @@ DEVICE void attention_decode(const Batch* batch, const T* qkv, const T* keys, co
             sum = fma_f32(sums[w][head][d], share, sum);
         }
         if (kept[1] == 1) {
-            out[(static_cast<u64>(token) * query_heads + own.first + head) * DIM + d] = from_f32<T>(sum * rcp_fast(total));
+            T* to = out + (static_cast<u64>(token) * query_heads + own.first + head) * DIM;
+            to[d] = from_f32<T>(sum * rcp_fast(total));
         } else {
             Partial to = partial_of(partial, block_x(), query_heads, own.first + head, splits, block_z(), DIM);
             to.values[d] = sum;

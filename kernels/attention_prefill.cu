@@ -18,10 +18,12 @@
 // under softmax and p·v. Probabilities go from accumulators to operands in registers. Later tiles come first in the
 // grid: they have more keys.
 //
-// dim                  64    80    96   128   256
-// ROWS x KEYS      128x64  128x64 128x64 128x64 64x32
-// shared KiB           32    40    48    64    64
-// blocks per SM         2     2     2     2     2     (255 registers at most; queries of dim 64, 80, 256 stay in them)
+// dim                         64     80     96    128    256
+// ROWS x KEYS             128x64 128x64 128x64 128x64  64x32
+// registers, at most         255    250    255    255    255
+// dynamic shared KiB          32     40     48     64     64
+// blocks per SM                2      2      2      2      2   (by registers; on sm_86 and sm_89 1 from dim 128 on)
+// queries kept in registers  yes     no     no     no    yes
 #include "attention.cuh"
 
 template <u32 DIM> struct Shape {
@@ -176,7 +178,6 @@ template <u32 FRAGMENTS, u32 EIGHTS> DEVICE void cap_scores(f32 (&score)[FRAGMEN
 template <u32 FRAGMENTS, u32 EIGHTS>
 DEVICE void mask_scores(f32 (&score)[FRAGMENTS][EIGHTS][4], u32 tokens, u32 first_position, u32 first_key, u32 window) {
     u32 key = first_key + 2 * (lane() & 3);
-
 #pragma unroll
     for (u32 f = 0; f < FRAGMENTS; f++)
 #pragma unroll
@@ -195,8 +196,8 @@ DEVICE void mask_scores(f32 (&score)[FRAGMENTS][EIGHTS][4], u32 tokens, u32 firs
 // Scores become probabilities relative to the largest score so far; what was summed before is scaled to it.
 // The four lanes of a row share its largest score; each keeps the total of its own keys.
 template <u32 FRAGMENTS, u32 EIGHTS, u32 COLUMNS>
-DEVICE void online_softmax(f32 (&score)[FRAGMENTS][EIGHTS][4], f32 (&sum)[FRAGMENTS][COLUMNS][4], f32 (&largest)[FRAGMENTS][2],
-                           f32 (&total)[FRAGMENTS][2], f32 factor) {
+DEVICE void online_softmax(f32 (&score)[FRAGMENTS][EIGHTS][4], f32 (&sum)[FRAGMENTS][COLUMNS][4],
+                           f32 (&largest)[FRAGMENTS][2], f32 (&total)[FRAGMENTS][2], f32 factor) {
 #pragma unroll
     for (u32 f = 0; f < FRAGMENTS; f++)
 #pragma unroll
@@ -273,7 +274,8 @@ DEVICE void attention_prefill(const Batch* batch, const T* qkv, const T* keys, c
     u32 own_warp = uniform(warp());
     u32 first_row = own_warp * S::WARP_ROWS, last_row = tile.rows - 1;
     Query query = lane_query(tile, first_row + lane() % S::WARP_ROWS, kv_head, group);
-    copy_rows<DIM, S::WARP_ROWS>(shared, first_row, qkv, (query.token * (query_heads + 2 * kv_heads) + query.head) * CHUNKS);
+    u32 all_heads = query_heads + 2 * kv_heads;
+    copy_rows<DIM, S::WARP_ROWS>(shared, first_row, qkv, (query.token * all_heads + query.head) * CHUNKS);
     cp_async_commit();
 
     // Each warp copies WARP_KEYS rows of a step; keys past the end repeat the last one and are masked.
@@ -309,7 +311,8 @@ DEVICE void attention_prefill(const Batch* batch, const T* qkv, const T* keys, c
 #pragma unroll
         for (u32 f = 0; f < S::FRAGMENTS; f++)
 #pragma unroll
-            for (u32 step = 0; step < S::QUERY_STEPS; step++) ldmatrix_x4(kept[f][step], at<DIM>(query_lane, f * 16, step));
+            for (u32 step = 0; step < S::QUERY_STEPS; step++)
+                ldmatrix_x4(kept[f][step], at<DIM>(query_lane, f * 16, step));
     }
 
     f32 sum[S::FRAGMENTS][DIM / 8][4] = {};
@@ -331,7 +334,8 @@ DEVICE void attention_prefill(const Batch* batch, const T* qkv, const T* keys, c
             query_key<T, DIM>(score, query_lane, key_lane, kept);
             if (scale.cap > 0) cap_scores(score, scale);
             if (first_key + S::KEYS - 1 > first_position || first_key < full_begin)
-                mask_scores(score, S::HIDE_TOKENS ? shfl(tokens, lane()) : tokens, tile.first_position, first_key, window);
+                mask_scores(score, S::HIDE_TOKENS ? shfl(tokens, lane()) : tokens, tile.first_position, first_key,
+                            window);
         }
         cp_async_wait<0>();
         sync_block(); // values are here, keys are used up
@@ -342,6 +346,7 @@ DEVICE void attention_prefill(const Batch* batch, const T* qkv, const T* keys, c
             weigh_values<T, DIM>(sum, score, value_lane);
         }
     }
+    cp_async_wait<0>(); // of keys that nobody needs: nothing may be on its way when the block ends
     // Found once more, from shuffled values that the compiler cannot trace: kept over the loop it would spill.
     query = lane_query(tile, first_row + lane() % S::WARP_ROWS, kv_head, uniform(group));
     write_rows<T, DIM>(sum, total, shared, first_row, tile.rows, out, (query.token * query_heads + query.head) * CHUNKS);

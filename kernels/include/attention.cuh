@@ -30,7 +30,9 @@ DEVICE u32 page_row(const Pages& pages, u32 position) {
 }
 
 // First key that the query at `position` sees; window 0 = all before it.
-DEVICE u32 window_start(u32 position, u32 window) { return window != 0 && position >= window ? position + 1 - window : 0; }
+DEVICE u32 window_start(u32 position, u32 window) {
+    return window != 0 && position >= window ? position + 1 - window : 0;
+}
 
 // How scores q·k become exponents of 2: exp2(score * factor), where a capped score is cap * tanh(q·k * scale / cap).
 struct Scale {
