@@ -17,34 +17,34 @@ __thread Lane* current __attribute__((tls_model("initial-exec")));
 
 namespace {
 
-u32 lowest(u32 mask) { return static_cast<u32>(__builtin_ctz(mask)); }
-u32 highest(u32 mask) { return 31 - static_cast<u32>(__builtin_clz(mask)); }
+inline u32 lowest(u32 mask) { return static_cast<u32>(__builtin_ctz(mask)); }
+inline u32 highest(u32 mask) { return 31 - static_cast<u32>(__builtin_clz(mask)); }
 
 u32 any_of(Block& block, u32 mask) {
-    u32 turn = random_below(block, 32);
-    u32 turned = turn ? (mask >> turn) | (mask << (32 - turn)) : mask;
+    u32 turn = random_bits(block, 5);
+    u32 turned = mask >> turn | mask << (-turn & 31);
     return (lowest(turned) + turn) & 31;
 }
 
-u32 choose(Block& block, u32 mask) {
-    switch (block.schedule) {
-    case Schedule::Forward: return lowest(mask);
-    case Schedule::Reverse: return highest(mask);
-    default: return any_of(block, mask);
-    }
+inline u32 choose(Block& block, u32 mask) {
+    if (block.schedule == Schedule::Forward) return lowest(mask);
+    if (block.schedule == Schedule::Reverse) return highest(mask);
+    return any_of(block, mask);
 }
 
-// A warp goes on as long as it can; at random, another one may come between.
-Lane* pick(Block& block, u32 warp) {
+inline Lane* take(Block& block, Warp& warp) {
+    u32 lane = choose(block, warp.ready);
+    warp.ready &= ~(1u << lane);
+    if (warp.ready == 0) block.ready_warps &= ~(1u << warp.index);
+    return &block.lanes[warp.index * WARP + lane];
+}
+
+// The lane that goes on; null if there is none. A warp goes on as long as it can; at random, another may come between.
+inline Lane* pick(Block& block, Warp& warp) {
+    bool stay = warp.ready != 0 && (block.schedule != Schedule::Random || random_bits(block, 2) != 0);
+    if (stay) return take(block, warp);
     if (block.ready_warps == 0) return nullptr;
-    bool stay = block.warps[warp].ready != 0;
-    if (stay && block.schedule == Schedule::Random) stay = random_below(block, 4) != 0;
-    if (!stay) warp = choose(block, block.ready_warps);
-    Warp& chosen = block.warps[warp];
-    u32 lane = choose(block, chosen.ready);
-    chosen.ready &= ~(1u << lane);
-    if (chosen.ready == 0) block.ready_warps &= ~(1u << warp);
-    return &block.lanes[warp * WARP + lane];
+    return take(block, block.warps[choose(block, block.ready_warps)]);
 }
 
 void release(Block& block, Barrier& barrier) {
@@ -86,7 +86,7 @@ void run_lanes() {
         Block& block = *lane.block;
         block.kernel->call(block.arguments);
         end_lane(lane);
-        Lane* next = pick(block, lane.warp->index);
+        Lane* next = pick(block, *lane.warp);
         void* forgotten;
         if (next == nullptr) {
             if (block.live != 0) report_deadlock(block);
@@ -135,9 +135,9 @@ void prepare(Block& block) {
 
 } // namespace
 
-u32 random_below(Block& block, u32 bound) {
-    block.random = block.random * 1664525u + 1013904223u;
-    return (block.random >> 8) % bound;
+u32 random_bits(Block& block, u32 bits) {
+    block.random = block.random * 1664525u + 1013904223u; // Numerical Recipes; its high bits are the good ones
+    return block.random >> (32 - bits);
 }
 
 void make_ready(Warp& warp, u32 lanes) {
@@ -148,8 +148,7 @@ void make_ready(Warp& warp, u32 lanes) {
 
 void suspend() {
     Lane* lane = current;
-    Lane* next = pick(*lane->block, lane->warp->index);
-    if (next == lane) return;
+    Lane* next = pick(*lane->block, *lane->warp);
     if (next == nullptr) {
         report_deadlock(*lane->block);
         void* forgotten;
@@ -184,7 +183,7 @@ void wait_at_barrier(u32 id, u32 threads, u32 line) {
 bool run_block(Block& block) {
     prepare(block);
     poison_shared(block);
-    current = pick(block, block.schedule == Schedule::Reverse ? block.n_warps - 1 : 0);
+    current = take(block, block.warps[choose(block, block.ready_warps)]);
     start(*current);
     tm_emulator_switch(&block.host_stack, current->stack_top);
     current = nullptr;

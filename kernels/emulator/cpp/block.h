@@ -97,6 +97,6 @@ void make_ready(Warp& warp, u32 lanes);
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
 void wait_at_barrier(u32 id, u32 threads, u32 line);
-u32 random_below(Block& block, u32 bound);
+u32 random_bits(Block& block, u32 bits);
 
 } // namespace emulator

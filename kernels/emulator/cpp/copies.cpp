@@ -21,7 +21,7 @@ bool at_once(Block& block) {
     switch (block.schedule) {
     case Schedule::Forward: return false;
     case Schedule::Reverse: return true;
-    default: return random_below(block, 2) == 0;
+    default: return random_bits(block, 1) == 0;
     }
 }
 
