@@ -14,8 +14,7 @@ pub(super) struct Intent {
 }
 
 pub(super) const INTENTS: &[Intent] = &[
-    // Weights go from the lane that copied them straight into the matrix instruction.
-    Intent { prefix: "gemm_small_", instructions: &[MATRIX, ASYNC_COPY] },
+    Intent { prefix: "gemm_small_", instructions: &[MATRIX, LOAD_MATRIX, ASYNC_COPY] },
     Intent { prefix: "gemm_", instructions: &[MATRIX, LOAD_MATRIX, ASYNC_COPY] },
     Intent { prefix: "attention_prefill_", instructions: &[MATRIX, LOAD_MATRIX, ASYNC_COPY] },
     // Keys and values go from global memory straight into the matrix instruction.
