@@ -47,11 +47,24 @@ fn turned(head: &[f32], norm: Option<&[f32]>, tables: &Tables, half: usize, posi
     head
 }
 
-fn check(case: &Case) {
+/// What the operation made of numbers, beside the numbers.
+struct Ran {
+    qkv: Vec<f32>,
+    tables: Tables,
+    /// Block ids of both sequences; they fall, so that they are not positions.
+    blocks: Vec<u32>,
+    /// Of the first sequence.
+    first_blocks: usize,
+    got: Vec<f32>,
+    /// All planes of a cache of two layers: the operation was to write to the second.
+    stored: Vec<f32>,
+    plane: usize,
+}
+
+fn run(case: &Case) -> Ran {
     let gpu = gpu();
     let Case { dtype, heads, half, block_tokens, norm } = *case;
     let (dim, columns) = (heads.dim, heads.columns());
-    let what = format!("{dtype:?} {heads:?} half {half}, blocks of {block_tokens}, norm {norm}");
     let mut random = Random(8);
     let qkv = rounded(dtype, &random.numbers(4 * columns));
     let angles: Vec<f32> = random.numbers(POSITIONS * half).iter().map(|v| v * 3.0).collect();
@@ -61,10 +74,8 @@ fn check(case: &Case) {
         query: random.numbers(dim),
         key: random.numbers(dim),
     };
-    // Block ids fall, so that they are not positions; the second sequence has the blocks behind the first's.
     let of_first = 8_u32.div_ceil(block_tokens as u32);
-    let of_second = 18_u32.div_ceil(block_tokens as u32);
-    let n_blocks = of_first + of_second;
+    let n_blocks = of_first + 18_u32.div_ceil(block_tokens as u32);
     let blocks: Vec<u32> = (0..n_blocks).rev().collect();
     let step = Step {
         tokens: &[1; 4],
@@ -92,15 +103,21 @@ fn check(case: &Case) {
     let (query, key) = (vector(&gpu, &tables.query), vector(&gpu, &tables.key));
     let norms = norm.then_some(QkNorm { query: &query, key: &key, eps: EPS });
     rope_store(&gpu, &batch, &mut on_gpu, heads, norms, &rope, 1, &cache).unwrap();
-
-    let tolerance = [4e-3, 1e-3, 1e-5][DTYPES.iter().position(|d| *d == dtype).unwrap()];
-    let got = values(&gpu, &on_gpu);
-    let plane = cache.plane() / dtype.size();
+    let (got, plane) = (values(&gpu, &on_gpu), cache.plane() / dtype.size());
     let stored = downloaded(&gpu, dtype, cache.memory.ptr(), 4 * plane);
+    Ran { qkv, tables, blocks, first_blocks: of_first as usize, got, stored, plane }
+}
+
+fn check(case: &Case) {
+    let Ran { qkv, tables, blocks, first_blocks, got, stored, plane } = run(case);
+    let Case { dtype, heads, half, block_tokens, norm } = *case;
+    let (dim, columns) = (heads.dim, heads.columns());
+    let what = format!("{dtype:?} {heads:?} half {half}, blocks of {block_tokens}, norm {norm}");
+    let tolerance = [4e-3, 1e-3, 1e-5][DTYPES.iter().position(|d| *d == dtype).unwrap()];
     let mut written = 0;
     for (t, position) in POSITION_OF.into_iter().enumerate() {
         let row = &qkv[t * columns..][..columns];
-        let seq_blocks = &blocks[if t < 3 { 0 } else { of_first as usize }..];
+        let seq_blocks = &blocks[if t < 3 { 0 } else { first_blocks }..];
         let slot = |head: usize| {
             let block = seq_blocks[position / block_tokens] as usize * heads.kv + head;
             (block * block_tokens + position % block_tokens) * dim
