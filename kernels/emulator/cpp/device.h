@@ -95,11 +95,15 @@ template <class T> void unpack2(u32 v, f32& lo, f32& hi) {
 
 // Memory: a GPU refuses an address that is not a multiple of the access's size.
 template <class V> V tm_load(const void* at, u32 line) {
-    if (reinterpret_cast<u64>(at) % sizeof(V) != 0) emulator::fail("load of %zu bytes at %p (line %u)", sizeof(V), at, line);
+    if (reinterpret_cast<u64>(at) % sizeof(V) != 0) {
+        emulator::fail("load of %zu bytes at %p (line %u)", sizeof(V), at, line);
+    }
     return *static_cast<const V*>(at);
 }
 template <class V> void tm_store(void* at, V v, u32 line) {
-    if (reinterpret_cast<u64>(at) % sizeof(V) != 0) emulator::fail("store of %zu bytes at %p (line %u)", sizeof(V), at, line);
+    if (reinterpret_cast<u64>(at) % sizeof(V) != 0) {
+        emulator::fail("store of %zu bytes at %p (line %u)", sizeof(V), at, line);
+    }
     *static_cast<V*>(at) = v;
 }
 DEVICE u32 load4(const void* at, TM_LINE) { return tm_load<u32>(at, line); }
@@ -159,11 +163,15 @@ DEVICE void cp_async_commit() { emulator::end_group(); }
 template <u32 N> void cp_async_wait() { emulator::wait_for_groups(N); }
 
 // Fragments.
-DEVICE void ldmatrix_x4(u32 (&r)[4], const void* row, TM_LINE) { emulator::ldmatrix(emulator::do_ldmatrix_x4, r, row, line); }
+DEVICE void ldmatrix_x4(u32 (&r)[4], const void* row, TM_LINE) {
+    emulator::ldmatrix(emulator::do_ldmatrix_x4, r, row, line);
+}
 DEVICE void ldmatrix_x4_trans(u32 (&r)[4], const void* row, TM_LINE) {
     emulator::ldmatrix(emulator::do_ldmatrix_x4_trans, r, row, line);
 }
-DEVICE void ldmatrix_x2(u32 (&r)[2], const void* row, TM_LINE) { emulator::ldmatrix(emulator::do_ldmatrix_x2, r, row, line); }
+DEVICE void ldmatrix_x2(u32 (&r)[2], const void* row, TM_LINE) {
+    emulator::ldmatrix(emulator::do_ldmatrix_x2, r, row, line);
+}
 DEVICE void ldmatrix_x2_trans(u32 (&r)[2], const void* row, TM_LINE) {
     emulator::ldmatrix(emulator::do_ldmatrix_x2_trans, r, row, line);
 }

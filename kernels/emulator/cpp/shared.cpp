@@ -71,7 +71,8 @@ void check_shared(Block& block) {
     if (!intact) block.failure = "a write before or behind the dynamic shared memory of the launch";
     for (u32 i = 0; i < mine.n_arrays; i++) {
         const Array& array = mine.arrays[i];
-        if (!is_poison(mine.fixed + array.at + array.bytes, GAP)) block.failure = "a write behind a static shared array";
+        const u8* behind = mine.fixed + array.at + array.bytes;
+        if (!is_poison(behind, GAP)) block.failure = "a write behind a static shared array";
     }
 }
 

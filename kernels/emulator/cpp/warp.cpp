@@ -8,7 +8,8 @@ namespace {
 constexpr u32 POISON = 0xffffffff; // what a lane that is not there would have given
 
 void need_all(const Warp& warp) {
-    if (warp.live != warp.whole) fail("%s after lanes %08x have ended (line %u)", name_of(warp.operation), warp.whole & ~warp.live, warp.line);
+    if (warp.live == warp.whole) return;
+    fail("%s after lanes %08x have ended (line %u)", name_of(warp.operation), warp.whole & ~warp.live, warp.line);
 }
 
 void shuffle_word(const Warp& warp, const u32* word, const u32* from, u32* out) {

@@ -75,7 +75,9 @@ CONTROL u64 tm_emulator_report(char* out, u64 bytes) {
 }
 
 // Names of all kernels, a line each.
-CONTROL u64 tm_emulator_kernels(char* out, u64 bytes) { return driver::copy_text(emulator::kernel_names(), out, bytes); }
+CONTROL u64 tm_emulator_kernels(char* out, u64 bytes) {
+    return driver::copy_text(emulator::kernel_names(), out, bytes);
+}
 
 // Devices work again after an error, as in a new process.
 CONTROL void tm_emulator_recover() {

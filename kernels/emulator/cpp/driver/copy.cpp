@@ -23,7 +23,9 @@ Status host_to_device(u64 to, const void* from, size_t bytes, void* stream) {
     if (is_capturing(stream)) return CAPTURE_UNSUPPORTED; // the real one would read it at each launch
     const u8* first = static_cast<const u8*>(from);
     std::vector<u8> staged(first, first + bytes);
-    return enqueue(stream, [to, staged = std::move(staged)] { std::memcpy(pointer_mut(to), staged.data(), staged.size()); });
+    return enqueue(stream, [to, staged = std::move(staged)] {
+        std::memcpy(pointer_mut(to), staged.data(), staged.size());
+    });
 }
 
 Status device_to_host(void* to, u64 from, size_t bytes, void* stream) {

@@ -79,7 +79,8 @@ struct Prepared {
         std::string failure;
         counters.kernels++;
         if (is_last_one()) {
-            stop(ILLEGAL_ADDRESS, std::string("kernel ") + kernel->name + ": the illegal address that a test asked for");
+            failure = std::string("kernel ") + kernel->name + ": the illegal address that a test asked for";
+            stop(ILLEGAL_ADDRESS, failure);
         } else if (!emulator::run_grid(launch, failure)) {
             stop(emulator::was_trap(failure) ? ILLEGAL_ADDRESS : LAUNCH_FAILED, failure);
         } else if (!check_guards(*device, failure)) {
@@ -156,7 +157,13 @@ API cuModuleGetGlobal_v2(u64*, size_t*, void*, const char*) { return NOT_FOUND; 
 namespace {
 
 // By the numbers of CUfunction_attribute.
-enum FunctionAttribute : int { MAX_THREADS = 0, STATIC_SHARED = 1, REGISTERS = 4, PTX_VERSION = 5, BINARY_VERSION = 6, MAX_DYNAMIC_SHARED = 8 };
+enum FunctionAttribute : int {
+    MAX_THREADS = 0,
+    REGISTERS = 4,
+    PTX_VERSION = 5,
+    BINARY_VERSION = 6,
+    MAX_DYNAMIC_SHARED = 8,
+};
 
 } // namespace
 

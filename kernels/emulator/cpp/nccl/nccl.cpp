@@ -168,7 +168,8 @@ extern "C" __attribute__((visibility("default"))) const char* ncclGetErrorString
 
 extern "C" __attribute__((visibility("default"))) const char* ncclGetLastError(void*) { return ""; }
 
-NCCL ncclAllReduce(const void* from, void* to, size_t count, Type type, nccl::Operation operation, void* comm, void* stream) {
+NCCL ncclAllReduce(const void* from, void* to, size_t count, Type type, nccl::Operation operation, void* comm,
+                   void* stream) {
     if (operation != SUM || !can_sum(type)) return INVALID_ARGUMENT; // what is not needed is not there
     return add(comm, stream, {Kind::AllReduce, from, to, count, type, 0});
 }

@@ -7,9 +7,29 @@
 
 namespace nccl {
 
-enum Result : int { SUCCESS = 0, CUDA_ERROR = 1, SYSTEM_ERROR = 2, INTERNAL_ERROR = 3, INVALID_ARGUMENT = 4, INVALID_USAGE = 5, REMOTE_ERROR = 6, IN_PROGRESS = 7 };
+enum Result : int {
+    SUCCESS = 0,
+    CUDA_ERROR = 1,
+    SYSTEM_ERROR = 2,
+    INTERNAL_ERROR = 3,
+    INVALID_ARGUMENT = 4,
+    INVALID_USAGE = 5,
+    REMOTE_ERROR = 6,
+    IN_PROGRESS = 7,
+};
 
-enum Type : int { INT8 = 0, UINT8 = 1, INT32 = 2, UINT32 = 3, INT64 = 4, UINT64 = 5, FLOAT16 = 6, FLOAT32 = 7, FLOAT64 = 8, BFLOAT16 = 9 };
+enum Type : int {
+    INT8 = 0,
+    UINT8 = 1,
+    INT32 = 2,
+    UINT32 = 3,
+    INT64 = 4,
+    UINT64 = 5,
+    FLOAT16 = 6,
+    FLOAT32 = 7,
+    FLOAT64 = 8,
+    BFLOAT16 = 9,
+};
 
 enum Operation : int { SUM = 0 };
 
