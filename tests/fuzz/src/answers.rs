@@ -4,7 +4,7 @@
 use tokenmill_engine::Samplers;
 use tokenmill_policy::sample::{Choices, Knobs, Logits, Sampler};
 use tokenmill_policy::schedule::{self, Order, Scheduler};
-use tokenmill_policy::{Error, Fcfs, Named, sample};
+use tokenmill_policy::{Error, Fcfs, Named, Within, sample};
 
 use crate::bytes::Bytes;
 use crate::engine::{self, SAMPLER, Scene, VOCAB};
@@ -15,11 +15,14 @@ const PARTS: usize = 6;
 pub(crate) fn run(input: &[u8]) {
     let bytes = Bytes::new(input);
     let scene = Scene::read(&bytes);
-    let (scheduling, enforcing) = (bytes.yes(), bytes.yes());
-    let made = |bytes: &Bytes| Named {
-        name: SAMPLER.into(),
-        sampler: Box::new(Made { bytes: bytes.clone() }),
-        enforcing,
+    let (scheduling, kind) = (bytes.yes(), bytes.byte());
+    // Rare, so that what was found without a form is found again.
+    let (enforcing, form) = (kind % 2 == 1, kind >= 0xe0);
+    let made = |bytes: &Bytes| {
+        let made = Box::new(Made { bytes: bytes.clone() });
+        let sampler: Box<dyn Sampler> =
+            if form { Box::new(Within::new(Box::new(Even), made, enforcing, VOCAB)) } else { made };
+        Named { name: SAMPLER.into(), sampler, enforcing: enforcing || form }
     };
     let mut samplers = Samplers::default();
     samplers.add(made(&bytes));
@@ -28,7 +31,33 @@ pub(crate) fn run(input: &[u8]) {
         false => Box::new(Fcfs::default()),
     };
     let swapped = bytes.clone();
-    engine::play(&scene, scheduler, samplers, move || made(&swapped));
+    engine::play(&scene, scheduler, samplers, form, move || made(&swapped));
+}
+
+/// A form of the output: even tokens, and no more than four of them.
+struct Even;
+
+impl Sampler for Even {
+    fn plan(&mut self, view: &dyn sample::View, knobs: &mut Knobs) -> Result<(), Error> {
+        for (row, &generated) in view.generated().iter().enumerate() {
+            match generated {
+                0..4 => knobs.allow.push((row as u32, [0x5555_5555, 0x55].into())),
+                _ => knobs.inspect.push(row as u32),
+            }
+        }
+        Ok(())
+    }
+
+    fn pick(
+        &mut self,
+        _: &dyn sample::View,
+        _: &mut dyn Logits,
+        rows: &[u32],
+        choices: &mut Choices,
+    ) -> Result<(), Error> {
+        choices.finish.extend(rows);
+        Ok(())
+    }
 }
 
 /// Answers with what comes next in the input, and decides nothing when it ends.

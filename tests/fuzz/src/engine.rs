@@ -92,11 +92,12 @@ fn request(bytes: &Bytes, nth: u32) -> Request {
     }
 }
 
-/// Runs a scene until everything has ended.
+/// Runs a scene until everything has ended; `form`: the sampler is bound to one.
 pub(crate) fn play(
     scene: &Scene,
     scheduler: Box<dyn Scheduler>,
     samplers: Samplers,
+    form: bool,
     swapped: impl Fn() -> Named,
 ) {
     let mut engine = scene.engine(scheduler, samplers);
@@ -132,6 +133,9 @@ pub(crate) fn play(
         let Some((id, log)) = sent else { continue };
         assert!(log.read(|heard| heard.ended()) || cancelled == Some(id), "a request has no end");
         judge(scene, request, &log);
+        let inside = |tokens: &[u32]| tokens.len() <= 4 && tokens.iter().all(|token| token % 2 == 0);
+        let bound = form && request.sampler.is_some();
+        assert!(!bound || log.read(|heard| heard.all(inside)), "a text is outside of its form");
     }
 }
 

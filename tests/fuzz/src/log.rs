@@ -65,6 +65,10 @@ impl Heard {
         &self.branches[&branch].tokens
     }
 
+    pub(crate) fn all(&self, holds: impl Fn(&[u32]) -> bool) -> bool {
+        self.branches.values().all(|branch| holds(&branch.tokens))
+    }
+
     fn hear(&mut self, event: Event<'_>) {
         assert!(!self.ended(), "{event:?} after the last event");
         if let Some(branch) = self.forked.take() {
