@@ -48,8 +48,10 @@ pub struct Timing {
 const ROWS: &[u32] = &[1, 64, 256, 1024];
 const SEQUENCES: &[u32] = &[1, 64, 256, 1024, 4096];
 const WARM_UP: u32 = 20;
-/// For each size: as many steps as fit.
-const TIME: Duration = Duration::from_millis(300);
+/// A policy and the same compiled in take turns, so that what else the machine does hits both: for each size so many
+/// turns, of as many steps as fit.
+const TURNS: u32 = 15;
+const TURN: Duration = Duration::from_millis(10);
 const INSTANCES: usize = 100;
 
 /// Times a policy, and the same compiled in if there is one.
@@ -73,12 +75,19 @@ pub fn bench(
             Kind::Sampler => Native::Sampler(plugin.sampler()?),
             Kind::Scheduler => Native::Scheduler(plugin.scheduler()?),
         };
-        let (us_per_step, undecided) = time(&mut policy, rows, plugin.vocab());
+        let mut course = Course::new(&mut policy, rows, plugin.vocab());
+        let mut compiled_in = native.as_mut().map(|native| Course::new(native, rows, plugin.vocab()));
+        for _ in 0..TURNS {
+            course.run();
+            compiled_in.iter_mut().for_each(Course::run);
+        }
+        let undecided = course.undecided;
+        let us_per_step = median(course.times);
         if plugin.health().quarantined {
             // It is not called any more: there is nothing to measure.
             break;
         }
-        let native_us_per_step = native.as_mut().map(|native| time(native, rows, plugin.vocab()).0);
+        let native_us_per_step = compiled_in.map(|course| median(course.times));
         let us_per_row = us_per_step / f64::from(rows);
         steps.push(Timing { rows, us_per_step, us_per_row, native_us_per_step, undecided });
     }
@@ -86,28 +95,37 @@ pub fn bench(
     Ok(BenchReport { kind, id, bytes, instantiate_us, configure_us, idle_instance_kib, steps })
 }
 
-/// Median step in microseconds, and steps without a decision.
-fn time(policy: &mut Native, rows: u32, vocab: u32) -> (f64, u32) {
-    let mut step: Box<dyn FnMut() -> (Result<(), NoDecision>, Duration)> = match policy {
-        Native::Sampler(sampler) => {
-            let mut scene = Rows::new(rows, vocab);
-            Box::new(move || (scene.step(&mut **sampler), scene.took))
-        }
-        Native::Scheduler(scheduler) => {
-            let mut scene = Queue::new(rows);
-            Box::new(move || (scene.step(&mut **scheduler), scene.took))
-        }
-    };
-    let mut undecided = 0;
-    (0..WARM_UP).for_each(|_| undecided += u32::from(step().0.is_err()));
-    let mut times = Vec::new();
-    let began = Instant::now();
-    while times.is_empty() || began.elapsed() < TIME {
-        let (asked, took) = step();
-        undecided += u32::from(asked.is_err());
-        times.push(took);
+/// Steps of one policy and one size.
+struct Course<'a> {
+    step: Box<dyn FnMut() -> (Result<(), NoDecision>, Duration) + 'a>,
+    times: Vec<Duration>,
+    undecided: u32,
+}
+
+impl<'a> Course<'a> {
+    fn new(policy: &'a mut Native, rows: u32, vocab: u32) -> Self {
+        let mut step: Box<dyn FnMut() -> (Result<(), NoDecision>, Duration) + 'a> = match policy {
+            Native::Sampler(sampler) => {
+                let mut scene = Rows::new(rows, vocab);
+                Box::new(move || (scene.step(&mut **sampler), scene.took))
+            }
+            Native::Scheduler(scheduler) => {
+                let mut scene = Queue::new(rows);
+                Box::new(move || (scene.step(&mut **scheduler), scene.took))
+            }
+        };
+        let undecided = (0..WARM_UP).map(|_| u32::from(step().0.is_err())).sum();
+        Self { step, times: Vec::new(), undecided }
     }
-    (median(times), undecided)
+
+    fn run(&mut self) {
+        let began = Instant::now();
+        while self.times.is_empty() || began.elapsed() < TURN {
+            let (asked, took) = (self.step)();
+            self.undecided += u32::from(asked.is_err());
+            self.times.push(took);
+        }
+    }
 }
 
 /// Microseconds to make an instance and to configure it, and the memory of an idle one.

@@ -1,4 +1,5 @@
-//! Pure computing: `dry` over long texts, whose answer is short and whose work is a walk over all of it.
+//! Pure computing: `dry` over long texts, whose answer is short and whose work grows with them; so what a call costs by
+//! itself shows in the shorter ones.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,30 +14,37 @@ use crate::figures::{at_most, median, spread};
 use crate::host::Tokens;
 
 const ROWS: u32 = 16;
-const TOKENS: u32 = 4096;
+/// Of each row.
+const TOKENS: [u32; 2] = [4096, 32_768];
 /// Few different tokens, so that there is much that repeats.
 const DIFFERENT: u32 = 256;
 /// Long texts repeat themselves, which costs more than the walk; a step adds a token.
 const STEPS: usize = 60;
-const REPEATS: usize = 7;
+const REPEATS: usize = 5;
 const GOAL: f64 = 1.3;
 
 pub(crate) fn measure(on: &Bench) -> Value {
     let host = Arc::new(Tokens::of(&on.model));
     let runtime = crate::runtime(crate::micro::patient());
     let plugin = Plugin::load(&runtime, "dry", &on.component("dry"), "", host.clone()).unwrap();
+    let of_length = |tokens: u32| (format!("dry_{tokens}"), of_length(on, &plugin, &host, tokens));
+    let lengths: serde_json::Map<_, _> = TOKENS.into_iter().map(of_length).collect();
+    Value::Object(lengths)
+}
+
+fn of_length(on: &Bench, plugin: &Plugin, host: &Arc<Tokens>, tokens: u32) -> Value {
     let (mut wasm, mut native) = (Vec::new(), Vec::new());
     for _ in 0..on.times(REPEATS) {
         let mut inside = plugin.sampler().unwrap();
         let mut compiled_in = Dry::default();
         compiled_in.configure("", host.clone()).unwrap();
-        let (a, b) = turns(&mut *inside, &mut compiled_in);
+        let (a, b) = turns(&mut *inside, &mut compiled_in, tokens);
         wasm.push(a);
         native.push(b);
     }
     let ratio: Vec<f64> = wasm.iter().zip(&native).map(|(wasm, native)| wasm / native).collect();
     json!({
-        "policy": "dry", "rows": ROWS, "tokens_per_row": TOKENS,
+        "policy": "dry", "rows": ROWS, "tokens_per_row": tokens,
         "wasm_us_per_step": spread(&wasm),
         "native_us_per_step": spread(&native),
         "wasm_to_native": at_most(&ratio, GOAL),
@@ -44,15 +52,15 @@ pub(crate) fn measure(on: &Bench) -> Value {
 }
 
 /// Median microseconds of a step, of each.
-fn turns(one: &mut dyn Sampler, other: &mut dyn Sampler) -> (f64, f64) {
+fn turns(one: &mut dyn Sampler, other: &mut dyn Sampler, tokens: u32) -> (f64, f64) {
     let (mut a, mut b) = (Vec::new(), Vec::new());
     let ids: Vec<u64> = (1..=u64::from(ROWS)).collect();
     for step in 0..STEPS as u32 {
-        let new = if step == 0 { TOKENS } else { 1 };
+        let new = if step == 0 { tokens } else { 1 };
         let starts: Vec<u32> = (0..=ROWS).map(|row| row * new).collect();
         let values: Vec<u32> =
             (0..ROWS * new).map(|at| scramble(u64::from(at) << 32 | u64::from(step))).collect();
-        let positions = vec![TOKENS + step; ROWS as usize];
+        let positions = vec![tokens + step; ROWS as usize];
         let nothing = vec![0; ROWS as usize + 1];
         let view = Columns {
             ids: &ids,
