@@ -94,21 +94,7 @@ fn prepare(gpu: &Gpu, case: &Case, room_for_more: usize) -> Prepared {
         }
         block_start.push(blocks.len() as u32);
     }
-    let plane = shape.blocks * kv * case.block_tokens * dim;
-    let mut memory = vec![f32::NAN; 4 * plane];
-    for (seq, context) in contexts.iter().enumerate() {
-        let (queries, keys) = case.seqs[seq];
-        for position in case.seen(keys - queries).start..keys {
-            let block = blocks[block_start[seq] as usize + position / case.block_tokens] as usize;
-            for head in 0..kv {
-                let slot = (block * kv + head) * case.block_tokens + position % case.block_tokens;
-                let from = (position * kv + head) * dim;
-                memory[2 * plane + slot * dim..][..dim].copy_from_slice(&context.keys[from..][..dim]);
-                memory[3 * plane + slot * dim..][..dim].copy_from_slice(&context.values[from..][..dim]);
-            }
-        }
-    }
-
+    let memory = stored(case, &contexts, &blocks, &block_start);
     let seq_pos: Vec<u32> = case.seqs.iter().map(|(queries, keys)| (keys - queries) as u32).collect();
     let rows: Vec<u32> = seq_start[1..].iter().map(|end| end - 1).collect();
     let step = Step {
@@ -142,6 +128,26 @@ fn prepare(gpu: &Gpu, case: &Case, room_for_more: usize) -> Prepared {
         cache: Cache { memory: uploaded(gpu, case.dtype, &memory), shape },
         want,
     }
+}
+
+/// The cache's elements: what queries see of the contexts in layer 1, all else NaN.
+fn stored(case: &Case, contexts: &[Context], blocks: &[u32], block_start: &[u32]) -> Vec<f32> {
+    let (Heads { kv, dim, .. }, tokens) = (case.heads, case.block_tokens);
+    let plane = case.shape().blocks * kv * tokens * dim;
+    let mut memory = vec![f32::NAN; 4 * plane];
+    for (seq, context) in contexts.iter().enumerate() {
+        let (queries, keys) = case.seqs[seq];
+        for position in case.seen(keys - queries).start..keys {
+            let block = blocks[block_start[seq] as usize + position / tokens] as usize;
+            for head in 0..kv {
+                let slot = ((block * kv + head) * tokens + position % tokens) * dim;
+                let from = (position * kv + head) * dim;
+                memory[2 * plane + slot..][..dim].copy_from_slice(&context.keys[from..][..dim]);
+                memory[3 * plane + slot..][..dim].copy_from_slice(&context.values[from..][..dim]);
+            }
+        }
+    }
+    memory
 }
 
 /// What one head of the query at `position` should get.
