@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)] // A test may panic, and so may its helpers.
 
+mod mixed;
 mod models;
 mod smollm2;
 mod support;

@@ -157,7 +157,8 @@ pub fn sample(
 ) -> Result<(), Error> {
     let (n, vocab) = (rows.len(), logits.cols);
     assert!(n <= space.rows && vocab == space.vocab, "{n} rows of {vocab} logits");
-    assert!(n <= logits.rows() && 2 * n <= out.host.as_slice().len(), "{n} rows");
+    // Not the buffer's rows: a replayed step leaves those of the step before it in the same slot.
+    assert!(n <= logits.capacity && 2 * n <= out.host.as_slice().len(), "{n} rows");
     out.upload(gpu, rows, vocab)?;
     out.rows = n;
 
