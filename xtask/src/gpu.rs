@@ -36,7 +36,10 @@ pub(crate) fn prepare() -> Result<()> {
     fs::create_dir_all(&programs)?;
     let packages = ["-p", PACKAGE, "-p", "tokenmill-backend-cpu", "-p", "tokenmill-cli"];
     for artifact in artifacts("build", &[&packages[..], &["--lib", "--bins", "--examples"]].concat())? {
-        strip(&artifact.path, &programs.join(artifact.path.file_name().unwrap_or_default()))?;
+        // Plugins are libraries, too, and built into the program.
+        if !artifact.name.starts_with("tokenmill_plugin") {
+            strip(&artifact.path, &programs.join(artifact.path.file_name().unwrap_or_default()))?;
+        }
     }
     for artifact in artifacts("test", &["--no-run", "-p", PACKAGE, "--test", "*"])? {
         if artifact.is_test {
