@@ -29,7 +29,9 @@ pub(crate) fn load(dir: &Path, model: &ModelArgs, engine: &EngineArgs) -> Result
     let (ranks, stages) = (model.tensor_parallel_size, model.pipeline_parallel_size);
     let devices = match ranks.checked_mul(stages) {
         Some(devices @ 1..=64) => (0..devices as i32).collect::<Vec<_>>(),
-        _ => bail!("--tensor-parallel-size {ranks} x --pipeline-parallel-size {stages} is not 1 to 64 devices"),
+        _ => {
+            bail!("--tensor-parallel-size {ranks} x --pipeline-parallel-size {stages} is not 1 to 64 devices")
+        }
     };
     let mut options = model.backend_options.clone();
     options.extend(model.dtype.map(|dtype| format!("dtype={dtype}")));
