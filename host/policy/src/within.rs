@@ -79,7 +79,10 @@ impl Within {
         }
         match asked {
             Ok(()) => self.failed.append(&mut self.own.undecided),
-            Err(_) => self.failed.extend(0..rows as u32),
+            Err(_) => {
+                self.own.clear();
+                self.failed.extend(0..rows as u32);
+            }
         }
     }
 

@@ -115,7 +115,7 @@ fn a_policy_is_shown_the_tokens_of_the_form_alone() {
 #[test]
 fn whatever_the_policy_does_the_form_holds() {
     let nothing_left = Knobs { allow: vec![(0, mask(&[7]))], ..Knobs::default() };
-    let wrong = Knobs { temperature: vec![(9, 1.0)], ..Knobs::default() };
+    let wrong = Knobs { allow: vec![(9, mask(&[1]))], inspect: vec![9], ..Knobs::default() };
     let outside = Says {
         knobs: Knobs { inspect: vec![0], ..Knobs::default() },
         choices: Choices { accept: vec![(0, 7)], ..Choices::default() },
