@@ -110,6 +110,10 @@ fn main() -> Result<(), Failure> {
             let mut bench = Bench::default();
             let reports: Vec<Value> = cases.iter().map(|case| bench.report(case)).collect();
             println!("{}", serde_json::to_string_pretty(&json!({ "cases": reports }))?);
+            let failed = reports.iter().filter(|report| report.get("error").is_some()).count();
+            if failed > 0 {
+                return Err(format!("{failed} cases were not measured").into());
+            }
         }
         Some("--list") => println!("{}", Value::from_iter(cases.iter().map(|case| Value::from(case.json())))),
         Some("--serve") => serve(&cases)?,
