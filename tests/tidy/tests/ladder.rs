@@ -14,10 +14,7 @@ const LADDER: &[(&str, &[&str])] = &[
         "tokenmill-backend-cpu",
         &["tokenmill-backend-abi", "tokenmill-backend-export", "tokenmill-backend-model"],
     ),
-    (
-        "tokenmill-backend-cuda",
-        &["tokenmill-backend-export", "tokenmill-backend-model", "tokenmill-kernels"],
-    ),
+    ("tokenmill-backend-cuda", &["tokenmill-backend-export", "tokenmill-backend-model", "tokenmill-kernels"]),
     ("tokenmill-kernels", &[]),
     ("tokenmill-emulator", &[]),
     ("tokenmill-backend-null", &["tokenmill-backend-abi"]),
