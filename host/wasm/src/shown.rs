@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use tokenmill_policy::sample::{Ragged, View};
 
@@ -48,7 +49,27 @@ impl Lists {
 }
 
 /// Sequences that an instance was shown, and up to which position.
-pub(crate) type Seen = HashMap<u64, u32>;
+pub(crate) type Seen = HashMap<u64, u32, BuildHasherDefault<Spread>>;
+
+/// Fibonacci hashing (Knuth, The Art of Computer Programming 3, 6.4): each row of each step is looked up, and ids are
+/// the engine's and count up, so that nobody can choose them to collide.
+#[derive(Default)]
+pub(crate) struct Spread(u64);
+
+impl Hasher for Spread {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        self.0 = (self.0.rotate_left(5) ^ id).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+
+    fn finish(&self) -> u64 {
+        // The table takes its place from the low bits, which a product leaves poor.
+        self.0 ^ self.0 >> 32
+    }
+}
 
 impl Columns {
     /// Prepares to show `rows` of a view (all if `all`) to an instance that has seen `seen`. False if it
