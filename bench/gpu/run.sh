@@ -68,7 +68,7 @@ conformance() {
     make_model
     for each in bin/test-*; do
         [ "$each" = bin/test-kernels ] && continue
-        part "$(basename "$each")" 60 env TOKENMILL_SMOLLM2="${real:-$random}" "$each" --test-threads=1
+        part "$(basename "$each")" 45 env TOKENMILL_SMOLLM2="${real:-$random}" "$each" --test-threads=1
     done
 }
 
