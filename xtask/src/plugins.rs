@@ -27,8 +27,13 @@ pub(crate) struct Plugins {
 }
 
 pub(crate) fn task(plugins: &Plugins) -> Result<()> {
-    build(plugins.install)?;
-    if plugins.all { examples::in_python() } else { Ok(()) }
+    if plugins.all { all(plugins.install) } else { build(plugins.install) }
+}
+
+/// As `build`, and the example in Python.
+pub(crate) fn all(install: bool) -> Result<()> {
+    build(install)?;
+    examples::in_python()
 }
 
 /// Builds what has changed: the policies in Rust and the example in C.

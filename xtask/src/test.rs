@@ -23,7 +23,7 @@ const CARGO_DENY: &str = "0.20.2";
 pub(crate) fn all() -> Result<()> {
     require_tools()?;
     dependencies()?;
-    plugins::build(true)?;
+    plugins::all(true)?;
     plugins::test()?;
     kernels::checked()?;
     run(cargo().args(["build", "--release", "--workspace"]))?;

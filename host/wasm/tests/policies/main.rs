@@ -10,6 +10,7 @@
 mod answers;
 mod contract;
 mod guests;
+mod languages;
 mod limits;
 mod loading;
 mod manager;
@@ -37,6 +38,7 @@ fn main() {
         manager::TESTS,
         reports::TESTS,
         contract::TESTS,
+        languages::TESTS,
     ]
     .concat();
     for (name, test) in tests {
