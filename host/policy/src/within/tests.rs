@@ -1,14 +1,17 @@
 use super::*;
 use crate::sample::Columns;
 
+/// Rows, and the two most likely tokens of the first with their log-probabilities.
+type Shown = (Vec<u32>, Vec<u32>, Vec<f32>);
+
 /// Answers as it is told; inspects what `pick` has an answer for.
 #[derive(Clone, Default)]
 struct Says {
     knobs: Knobs,
     choices: Choices,
     fails: bool,
-    /// What the last `pick` was shown: rows, and the two most likely tokens of the first.
-    shown: Arc<Mutex<(Vec<u32>, Vec<u32>, Vec<f32>)>>,
+    /// What the last `pick` was shown.
+    shown: Arc<Mutex<Shown>>,
 }
 
 impl Sampler for Says {
