@@ -1,65 +1,27 @@
-//! The suite on the CPU backend, opened as a library, with a small llama model.
+//! The suite on the CPU backend, opened as a library, with a small llama model. Alone in its process, whose threads
+//! and memory it counts.
 
 #![allow(clippy::unwrap_used, clippy::panic)] // A test may panic, and so may its helpers.
 
 mod common;
 
-use tokenmill_backend::{Backend, Error, Load, Model};
-use tokenmill_conformance::{Ranks, run, run_on};
+use tokenmill_backend::Backend;
+use tokenmill_conformance::{Ranks, run_on};
 
 #[test]
-fn cpu_conforms() {
+fn cpu_conforms_on_one_rank_and_several() {
     let backend = Backend::open(&common::beside("tokenmill_cpu")).unwrap();
     let model = common::repository().join("tests/fixtures/models/llama-gqa");
-    for options in ["threads=2", "dtype=bf16\nkv_dtype=bf16\nthreads=1"] {
-        let report = run(&backend, &model, options);
+    for (options, devices, tensor_parallel) in [
+        ("threads=2", &[0][..], 1),
+        ("dtype=bf16\nkv_dtype=bf16\nthreads=1", &[0], 1),
+        // Ranks that share the layers, ranks that follow each other, both.
+        ("threads=2", &[0; 2], 2),
+        ("threads=2", &[0; 2], 1),
+        ("threads=2", &[0; 4], 2),
+    ] {
+        let report = run_on(&backend, &model, options, Ranks { devices, tensor_parallel });
         println!("{report}");
-        assert!(report.passed(), "options {options:?}\n{report}");
+        assert!(report.passed(), "options {options:?}, {devices:?} / {tensor_parallel}\n{report}");
     }
-}
-
-#[test]
-fn cpu_conforms_on_several_ranks() {
-    let backend = Backend::open(&common::beside("tokenmill_cpu")).unwrap();
-    let model = common::repository().join("tests/fixtures/models/llama-gqa");
-    // Ranks that share the layers, ranks that follow each other, both.
-    for (devices, tensor_parallel) in [(&[0; 2][..], 2), (&[0; 2], 1), (&[0; 4], 2)] {
-        let report = run_on(&backend, &model, "threads=2", Ranks { devices, tensor_parallel });
-        println!("{report}");
-        assert!(report.passed(), "{} ranks, {tensor_parallel} per stage\n{report}", devices.len());
-    }
-}
-
-fn load(devices: &[i32], tensor_parallel: u32) -> Result<Model, Error> {
-    let backend = Backend::open(&common::beside("tokenmill_cpu")).unwrap();
-    backend.load(&Load {
-        dir: &common::repository().join("tests/fixtures/models/llama-gqa"),
-        devices,
-        tensor_parallel,
-        block_tokens: 16,
-        max_tokens: 16,
-        max_rows: 8,
-        max_seqs: 4,
-        depth: 1,
-        kv_bytes: 1 << 20,
-        options: "",
-        progress: None,
-    })
-}
-
-#[test]
-fn stages_share_out_weights_and_cache() {
-    let (one, two) = (load(&[0], 1).unwrap(), load(&[0, 0], 1).unwrap());
-    let facts = |model: &Model| {
-        let info = model.info();
-        (info.weight_bytes, info.kv_block_bytes, info.n_blocks)
-    };
-    assert_eq!(facts(&one), facts(&two));
-}
-
-#[test]
-fn more_stages_than_layers_are_refused_by_name() {
-    let error = load(&[0, 0, 0], 1).map(drop).unwrap_err();
-    let named = "n_devices / tensor_parallel = 3 pipeline stages";
-    assert!(matches!(&error, Error::Unsupported(text) if text.contains(named)), "{error}");
 }
