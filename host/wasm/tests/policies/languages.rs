@@ -63,7 +63,7 @@ fn a_policy_in_python_draws_only_what_is_likely() {
     let refused = Plugin::load(&runtime, "python", &component, "7", host()).err().unwrap().to_string();
     assert!(refused.contains("1/1024"), "{refused}");
     let plugin = Plugin::load(&runtime, "python", &component, "0.05", host()).unwrap();
-    let rows: Vec<_> = (1..=64_u64).map(|row| (row, 0, 4, &[1][..])).collect();
+    let rows: Vec<_> = (1..=64_u64).map(|row| (row, 0, 1, &[1][..])).collect();
     let seeds: Vec<u64> = rows.iter().map(|row| row.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
     let (knobs, choices) = ask_with(&mut *plugin.sampler().unwrap(), &rows, &[], &seeds, &mut Steep).unwrap();
     assert_eq!(knobs.inspect.len(), rows.len());
