@@ -150,13 +150,6 @@ pub(crate) fn furthest(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(off).fold(0.0, |most, off| if off > most || off.is_nan() { off } else { most })
 }
 
-/// By how much the largest logit leads the next.
-pub(crate) fn lead(logits: &[f32]) -> f32 {
-    let mut sorted = logits.to_vec();
-    sorted.sort_by(|a, b| b.total_cmp(a));
-    sorted[0] - sorted[1]
-}
-
 pub(crate) fn argmax(logits: &[f32]) -> i32 {
     let better = |best: usize, id: usize| if logits[id] > logits[best] { id } else { best };
     (0..logits.len()).fold(0, better) as i32
