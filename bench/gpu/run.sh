@@ -61,14 +61,16 @@ kernels() { part kernels 90 bin/test-kernels --test-threads=1; }
 
 # The ABI: the suite of `tokenmill backend check` on small models, then the backend's own tests.
 conformance() {
-    local each
+    local each known=()
+    # Of random weights nobody said what they say.
+    [ -n "$real" ] || known=(--skip greedy_tokens_are_those_of_transformers)
     for each in llama-gqa qwen3 gemma3; do
         part "conformance-$each" 25 bin/tokenmill backend check cuda --model "fixtures/models/$each"
     done
     make_model
     for each in bin/test-*; do
         [ "$each" = bin/test-kernels ] && continue
-        part "$(basename "$each")" 45 env TOKENMILL_SMOLLM2="${real:-$random}" "$each" --test-threads=1
+        part "$(basename "$each")" 45 env TOKENMILL_SMOLLM2="${real:-$random}" "$each" --test-threads=1 "${known[@]}"
     done
 }
 

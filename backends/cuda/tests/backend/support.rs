@@ -149,8 +149,3 @@ pub(crate) fn furthest(a: &[f32], b: &[f32]) -> f32 {
     let off = |(a, b): (&f32, &f32)| (a - b).abs();
     a.iter().zip(b).map(off).fold(0.0, |most, off| if off > most || off.is_nan() { off } else { most })
 }
-
-pub(crate) fn argmax(logits: &[f32]) -> i32 {
-    let better = |best: usize, id: usize| if logits[id] > logits[best] { id } else { best };
-    (0..logits.len()).fold(0, better) as i32
-}
