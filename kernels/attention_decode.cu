@@ -3,20 +3,21 @@
 //
 //   attention_decode_<bf16|f16>_<64|80|96|128|256>        one piece of one sequence for up to 8 heads of a KV head
 //   attention_decode_wide_<bf16|f16>_<64|80|96|128>       … for up to 16
-//   attention_merge_<bf16|f16>_<64|80|96|128|256>         the pieces of a sequence become its output
 //   qkv     [tokens, (query_heads + 2 kv_heads) * dim]    the query part is read
 //   keys, values   one layer's planes [block][kv head][block_tokens][dim], block_tokens any power of two
 //   out     [tokens, query_heads * dim]                   rows of the decoded sequences are written
 //   partial f32 [sequences, query_heads, splits, dim] weighted values, then [sequences, query_heads, splits, 2]
 //           their largest exponent and total weight; not touched if splits = 1
+//   counters   a zero for each of the first two numbers of the grid, left zero
 //   softcap 0 = none; window 0 = none, else a query sees itself and window - 1 keys before it
 //   16-byte alignment of all pointers
 //
-// decode: grid (sequences or more, kv_heads * ceil(query_heads / kv_heads / 8 or 16), splits), 128 threads.
-// merge:  grid (sequences or more, ceil(query_heads / 4)), 128 threads; not launched if splits = 1. sm_80 and newer.
+// grid (sequences or more, kv_heads * ceil(query_heads / kv_heads / 8 or 16), splits), 128 threads. splits <= 64, 1 <= usual.
+// sm_80 and newer.
 //
-// A sequence is cut by its own length, into a piece for every PIECE_KEYS keys but at most `splits`; blocks without a
-// piece return at once, so that one grid (and one CUDA graph) serves all lengths. One piece alone needs no merge.
+// A sequence is cut by its own length: into `usual` pieces, more if it is long, fewer if it is short, and never more than
+// `splits`; blocks without a piece return at once, so that one grid (and one CUDA graph) serves all lengths. The last of a
+// sequence's blocks to finish merges the pieces, in their order: the same bits whoever is last.
 //
 // Time is that of reading keys and values once. They go from global memory into the operands of matrix instructions
 // without passing shared memory: which dimension or key a lane's registers stand for may be chosen freely as long as
@@ -26,25 +27,30 @@
 // of a block take turns on tiles of 16 keys and meet once, at the end.
 //
 // dim                           64    80    96   128   256
-// registers, sm_80 to sm_90a   119   128   155   168   255      wide: 150   168   200   243
+// registers, sm_80 to sm_90a   120   128   154   168   255      wide: 148   166   193   241
 // static shared KiB            8.4  10.4  12.4  16.4  32.4            16.4  20.4  24.4  32.4
 // blocks per SM                  4     4     3     3     2               3     3     2     2   (by registers)
 // KiB on the way per SM         64    80    72    96    96     (a warp's 16 keys and 16 values, half of these at 256)
 #include "attention.cuh"
+#include "reduce.cuh"
+#include "vector.cuh"
 
-constexpr u32 WARPS = 4;
+constexpr u32 DECODE_WARPS = 4;
 constexpr u32 TILE_KEYS = 16;
-constexpr u32 PIECE_KEYS = 256; // a shorter piece is not worth a block
+constexpr u32 SHORT_PIECE = 128; // keys: a shorter piece is not worth a block
+constexpr u32 LONG_PIECE = 1536; // a longer one would be waited for
 
 // The keys [begin, end) of one piece, and how many pieces its sequence has.
 struct Piece {
     u32 begin, end, pieces;
 };
-DEVICE Piece piece_of(u32 keys, u32 window, u32 index, u32 splits) {
+DEVICE Piece piece_of(u32 keys, u32 window, u32 index, u32 usual, u32 splits) {
     u32 first = window_start(keys - 1, window);
-    u32 pieces = (keys - first + PIECE_KEYS - 1) / PIECE_KEYS;
+    u32 seen = keys - first, pieces = (seen + LONG_PIECE - 1) / LONG_PIECE, most = (seen + SHORT_PIECE - 1) / SHORT_PIECE;
+    pieces = pieces > usual ? pieces : usual;
+    pieces = pieces < most ? pieces : most;
     pieces = pieces < splits ? pieces : splits;
-    u32 tiles = (keys - first + TILE_KEYS - 1) / TILE_KEYS;
+    u32 tiles = (seen + TILE_KEYS - 1) / TILE_KEYS;
     u32 begin = first + tiles * index / pieces * TILE_KEYS, end = first + tiles * (index + 1) / pieces * TILE_KEYS;
     return Piece{uniform(begin), uniform(end < keys ? end : keys), uniform(pieces)};
 }
@@ -214,8 +220,9 @@ DEVICE void weigh_values(State<DIM, EIGHTS>& state, const u32 (&weight)[EIGHTS][
 // This warp's tiles of a piece.
 template <class T, u32 DIM, u32 EIGHTS>
 DEVICE void attend(State<DIM, EIGHTS>& state, const Query<DIM, EIGHTS>& query, const T* keys, const T* values,
-                   const Pages& pages, const Piece& piece, const Scale& scale) {
+                   const Pages& pages, const Piece& piece, f32 softmax_scale, f32 softcap) {
     u32 first = piece.begin + uniform(warp()) * TILE_KEYS;
+    const f32 factor = scale_of(softmax_scale, softcap).factor;
     auto row_at = [&](u32 first_key) { // past the end: the last key again, which is masked
         u32 key = first_key + (lane() & 15);
         return page_row(pages, key < piece.end ? key : piece.end - 1);
@@ -226,12 +233,13 @@ DEVICE void attend(State<DIM, EIGHTS>& state, const Query<DIM, EIGHTS>& query, c
     u32 row = row_at(first);
     load_keys(key, keys, row);
     load_values(value, values, row, 0);
-    u32 next_row = row_at(first + WARPS * TILE_KEYS);
-    for (; first < piece.end; first += WARPS * TILE_KEYS) {
+    u32 next_row = row_at(first + DECODE_WARPS * TILE_KEYS);
+    for (; first < piece.end; first += DECODE_WARPS * TILE_KEYS) {
         f32 score[2][4];
         query_key<T, DIM, EIGHTS>(score, query, key);
         load_keys(key, keys, next_row);
-        if (scale.cap > 0) {
+        if (softcap > 0) {
+            const Scale scale = scale_of(softmax_scale, softcap); // again: it would take registers over the loop
 #pragma unroll
             for (u32 i = 0; i < 8; i++) score[i / 4][i % 4] = capped(score[i / 4][i % 4], scale);
         }
@@ -241,14 +249,14 @@ DEVICE void attend(State<DIM, EIGHTS>& state, const Query<DIM, EIGHTS>& query, c
                 if (first + i / 4 * 8 + 2 * (lane() & 3) + i % 2 >= piece.end) score[i / 4][i % 4] = -INF;
         }
         u32 weight[EIGHTS][2];
-        online_softmax<T>(score, weight, state, scale.factor);
+        online_softmax<T>(score, weight, state, factor);
 #pragma unroll
         for (u32 part = 0; part < PARTS; part++) {
             weigh_values<T, DIM, EIGHTS>(state, weight, value, part);
             load_values(value, values, part + 1 < PARTS ? row : next_row, (part + 1) % PARTS);
         }
         row = next_row;
-        next_row = row_at(first + 2 * WARPS * TILE_KEYS);
+        next_row = row_at(first + 2 * DECODE_WARPS * TILE_KEYS);
     }
 }
 
@@ -263,6 +271,53 @@ DEVICE Partial partial_of(f32* partial, u32 sequence, u32 query_heads, u32 head,
     return Partial{partial + index * dim, partial + all * dim + index * 2};
 }
 
+// Whether this block is the last of `pieces` to come here; what the others wrote before is then seen.
+DEVICE bool is_last(u32* counter, u32 pieces) {
+    SHARED(u32, before, [1]);
+    fence();
+    sync_block();
+    if (thread_x() == 0) {
+        before[0] = atomic_add(counter, 1u);
+        if (before[0] == pieces - 1) *counter = 0;
+    }
+    sync_block();
+    fence();
+    return before[0] == pieces - 1;
+}
+
+// A warp puts the pieces of a head together. A lane knows the weights of pieces lane and lane + 32.
+template <class T, u32 DIM> DEVICE void merge(T* out, const Partial& from, u32 pieces) {
+    constexpr u32 FOURS = (DIM + 127) / 128;
+    f32 share[2], total = 0, sum[FOURS][4] = {};
+#pragma unroll
+    for (u32 i = 0; i < 2; i++) share[i] = lane() + 32 * i < pieces ? from.weight[2 * (lane() + 32 * i)] : -INF;
+    const f32 high = warp_max(max_f32(share[0], share[1]));
+#pragma unroll
+    for (u32 i = 0; i < 2; i++) {
+        share[i] = exp2_fast(share[i] - high);
+        if (lane() + 32 * i < pieces) total = fma_f32(from.weight[2 * (lane() + 32 * i) + 1], share[i], total);
+    }
+    total = warp_sum(total);
+#pragma unroll 8
+    for (u32 p = 0; p < pieces; p++) {
+        const f32 of_piece = shfl(p < 32 ? share[0] : share[1], p & 31);
+#pragma unroll
+        for (u32 c = 0; c < FOURS; c++) {
+            f32 v[4] = {};
+            if (c * 128 + lane() * 4 < DIM) load_four(from.values + p * DIM + c * 128 + lane() * 4, v);
+#pragma unroll
+            for (u32 i = 0; i < 4; i++) sum[c][i] = fma_f32(v[i], of_piece, sum[c][i]);
+        }
+    }
+    const f32 whole = rcp_fast(total);
+#pragma unroll
+    for (u32 c = 0; c < FOURS; c++) {
+#pragma unroll
+        for (u32 i = 0; i < 4; i++) sum[c][i] *= whole;
+        if (c * 128 + lane() * 4 < DIM) store_four(out + c * 128 + lane() * 4, sum[c]);
+    }
+}
+
 // The query heads of a block: up to `limit` of one KV head.
 struct Heads {
     u32 kv_head, first, count;
@@ -275,20 +330,19 @@ DEVICE Heads heads_of(u32 index, u32 query_heads, u32 kv_heads, u32 limit) {
 
 template <class T, u32 DIM, u32 EIGHTS>
 DEVICE void attention_decode(const Batch* batch, const T* qkv, const T* keys, const T* values, T* out, f32* partial,
-                             u32 query_heads, u32 kv_heads, u32 block_tokens, u32 splits, f32 softmax_scale,
-                             f32 softcap, u32 window) {
+                             u32* counters, u32 query_heads, u32 kv_heads, u32 block_tokens, u32 usual, u32 splits,
+                             f32 softmax_scale, f32 softcap, u32 window) {
     constexpr u32 HEADS = 8 * EIGHTS;
-    SHARED(f32, sums, [WARPS][HEADS][DIM + 1]); // one more: heads begin in different banks
-    SHARED(f32, weights, [WARPS][HEADS][2]);
-    SHARED(u32, kept, [2]); // what only the end needs: in registers over the loop it would spill
+    SHARED(f32, sums, [DECODE_WARPS][HEADS][DIM + 1]); // one more: heads begin in different banks
+    SHARED(f32, weights, [DECODE_WARPS][HEADS][2]);
+    SHARED(u32, kept, [3]); // what only the end needs: in registers over the loop it would spill
     if (block_x() >= batch->n_decode) return;
     u32 seq = uniform(batch_decode(batch, block_x()));
-    Piece piece = piece_of(uniform(batch_seq_len(batch)[seq]), window, block_z(), splits);
+    Piece piece = piece_of(uniform(batch_seq_len(batch)[seq]), window, block_z(), usual, splits);
     if (block_z() >= piece.pieces) return;
     Heads own = heads_of(block_y(), query_heads, kv_heads, HEADS);
     u32 token = batch_seq_start(batch)[seq];
-    if (thread_x() == 0) kept[0] = token, kept[1] = piece.pieces;
-    Scale scale = scale_of(softmax_scale, softcap);
+    if (thread_x() == 0) kept[0] = token, kept[1] = piece.pieces, kept[2] = block_x() * grid_y() + block_y();
 
     Query<DIM, EIGHTS> query;
     u64 row = static_cast<u64>(token) * (query_heads + 2 * kv_heads);
@@ -297,7 +351,7 @@ DEVICE void attention_decode(const Batch* batch, const T* qkv, const T* keys, co
 #pragma unroll
     for (u32 e = 0; e < EIGHTS; e++) state.largest[e] = -INF;
     attend<T, DIM, EIGHTS>(state, query, keys, values, pages_of(batch, seq, kv_heads, own.kv_head, block_tokens),
-                           piece, scale);
+                           piece, softmax_scale, softcap);
 
     // The warps meet: exponents become comparable, sums are added in the order of the warps.
 #pragma unroll
@@ -306,7 +360,7 @@ DEVICE void attention_decode(const Batch* batch, const T* qkv, const T* keys, co
         total += shfl_xor(total, 1);
         total += shfl_xor(total, 2);
         if ((lane() & 3) == 0) {
-            weights[warp()][(lane() >> 2) + 8 * e][0] = state.largest[e] * scale.factor;
+            weights[warp()][(lane() >> 2) + 8 * e][0] = state.largest[e] * scale_of(softmax_scale, softcap).factor;
             weights[warp()][(lane() >> 2) + 8 * e][1] = total;
         }
 #pragma unroll
@@ -318,13 +372,13 @@ DEVICE void attention_decode(const Batch* batch, const T* qkv, const T* keys, co
     sync_block();
     own = heads_of(uniform(block_y()), uniform(query_heads), kv_heads, HEADS);
     token = kept[0];
-    for (u32 i = thread_x(); i < own.count * DIM; i += WARPS * 32) {
+    for (u32 i = thread_x(); i < own.count * DIM; i += DECODE_WARPS * 32) {
         u32 head = i / DIM, d = i % DIM;
         f32 high = weights[0][head][0], total = 0, sum = 0;
 #pragma unroll
-        for (u32 w = 1; w < WARPS; w++) high = max_f32(high, weights[w][head][0]);
+        for (u32 w = 1; w < DECODE_WARPS; w++) high = max_f32(high, weights[w][head][0]);
 #pragma unroll
-        for (u32 w = 0; w < WARPS; w++) {
+        for (u32 w = 0; w < DECODE_WARPS; w++) {
             f32 share = exp2_fast(weights[w][head][0] - high); // 0 for a warp without keys
             total = fma_f32(weights[w][head][1], share, total);
             sum = fma_f32(sums[w][head][d], share, sum);
@@ -338,51 +392,22 @@ DEVICE void attention_decode(const Batch* batch, const T* qkv, const T* keys, co
             if (d == 0) to.weight[0] = high, to.weight[1] = total;
         }
     }
-}
-
-// One warp per head: largest exponent first, then the weighted sum, both in the order of the pieces.
-template <class T, u32 DIM>
-DEVICE void attention_merge(const Batch* batch, f32* partial, T* out, u32 query_heads, u32 splits, u32 window) {
-    u32 head = block_y() * WARPS + warp();
-    if (block_x() >= batch->n_decode || head >= query_heads) return;
-    u32 seq = batch_decode(batch, block_x());
-    u32 pieces = piece_of(batch_seq_len(batch)[seq], window, 0, splits).pieces;
-    if (pieces == 1) return;
-    Partial from = partial_of(partial, block_x(), query_heads, head, splits, 0, DIM);
-    f32 high = -INF, total = 0;
-    for (u32 p = 0; p < pieces; p++) high = max_f32(high, from.weight[2 * p]);
-    constexpr u32 COLUMNS = (DIM + 31) / 32;
-    f32 sum[COLUMNS] = {};
-#pragma unroll 4
-    for (u32 p = 0; p < pieces; p++) {
-        f32 share = exp2_fast(from.weight[2 * p] - high);
-        total = fma_f32(from.weight[2 * p + 1], share, total);
-#pragma unroll
-        for (u32 c = 0; c < COLUMNS; c++)
-            if (c * 32 + lane() < DIM) sum[c] = fma_f32(from.values[p * DIM + c * 32 + lane()], share, sum[c]);
+    if (kept[1] == 1 || !is_last(counters + kept[2], kept[1])) return;
+    for (u32 head = uniform(warp()); head < own.count; head += DECODE_WARPS) {
+        T* to = out + (static_cast<u64>(token) * query_heads + own.first + head) * DIM;
+        merge<T, DIM>(to, partial_of(partial, block_x(), query_heads, own.first + head, splits, 0, DIM), kept[1]);
     }
-    f32 share = rcp_fast(total);
-    T* row = out + (static_cast<u64>(batch_seq_start(batch)[seq]) * query_heads + head) * DIM;
-#pragma unroll
-    for (u32 c = 0; c < COLUMNS; c++)
-        if (c * 32 + lane() < DIM) row[c * 32 + lane()] = from_f32<T>(sum[c] * share);
 }
 
 #define DECODE(name, T, DIM, EIGHTS, BLOCKS)                                                                           \
     KERNEL(128, BLOCKS)                                                                                                \
-    name(const Batch* batch, const T* qkv, const T* keys, const T* values, T* out, f32* partial, u32 query_heads,      \
-         u32 kv_heads, u32 block_tokens, u32 splits, f32 scale, f32 softcap, u32 window) {                             \
-        attention_decode<T, DIM, EIGHTS>(batch, qkv, keys, values, out, partial, query_heads, kv_heads, block_tokens,  \
-                                         splits, scale, softcap, window);                                              \
+    name(const Batch* batch, const T* qkv, const T* keys, const T* values, T* out, f32* partial, u32* counters,        \
+         u32 query_heads, u32 kv_heads, u32 block_tokens, u32 usual, u32 splits, f32 scale, f32 softcap, u32 window) { \
+        attention_decode<T, DIM, EIGHTS>(batch, qkv, keys, values, out, partial, counters, query_heads, kv_heads,      \
+                                         block_tokens, usual, splits, scale, softcap, window);                         \
     }                                                                                                                  \
     REGISTER(name)
-#define ENTRY(T, DIM, BLOCKS)                                                                                          \
-    DECODE(attention_decode_##T##_##DIM, T, DIM, 1, BLOCKS)                                                            \
-    KERNEL(128, 8)                                                                                                     \
-    attention_merge_##T##_##DIM(const Batch* batch, f32* partial, T* out, u32 query_heads, u32 splits, u32 window) {   \
-        attention_merge<T, DIM>(batch, partial, out, query_heads, splits, window);                                     \
-    }                                                                                                                  \
-    REGISTER(attention_merge_##T##_##DIM)
+#define ENTRY(T, DIM, BLOCKS) DECODE(attention_decode_##T##_##DIM, T, DIM, 1, BLOCKS)
 #define WIDE(T, DIM, BLOCKS) DECODE(attention_decode_wide_##T##_##DIM, T, DIM, 2, BLOCKS)
 #define DIMS(T)                                                                                                        \
     ENTRY(T, 64, 4) ENTRY(T, 80, 4) ENTRY(T, 96, 3) ENTRY(T, 128, 3) ENTRY(T, 256, 2)                                  \

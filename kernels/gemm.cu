@@ -8,6 +8,7 @@
 //   256x128  8 warps, 144 KB: one block per multiprocessor      (<= 255 registers)
 //   128x128  4 warps,  64 KB: two blocks per multiprocessor     (<= 255)
 //    64x128  4 warps,  72 KB: three of 228 KB, two of 164 KB    (<= 168)
+//    64x64   4 warps,  64 KB: three of 228 KB, two of 164 KB    (<= 168)
 //
 // What limits an mma.sync kernel is reading fragments from shared memory, so a warp's tile is 64x64 where it can be: 8
 // ldmatrix for 32 mma. The widest block tile also halves what is read from L2. Copies run STAGES - 1 tiles of K
@@ -40,12 +41,14 @@ template <class Tile> DEVICE u32 swizzle(u32 row, u32 piece) {
     return (piece ^ (Tile::pieces == 8 ? row & 7 : row >> 1 & 3)) << 4;
 }
 
-// What a thread copies: a piece of K of every rows_apart-th row. Rows beyond M or N read the last one and are not stored.
+// What a thread copies: a piece of K of every rows_apart-th row. Rows of x beyond M are zeros: many that read one row in its
+// place would all wait for the same bank of L2. Rows beyond N, of which there are few, read the last one. Neither is stored.
 template <class Tile> struct GemmSource {
     const u8* x;
     const u8* w;
     u32 x_row[Tile::x_copies]; // offsets in bytes
     u32 w_row[Tile::w_copies];
+    u32 x_there; // a bit for each row of x that is there
     u32 at; // k of this thread's piece
     u32 to; // its place in a stage
 };
@@ -55,13 +58,15 @@ DEVICE GemmSource<Tile> gemm_source(const T* x, const T* w, u32 m0, u32 n0, u32 
     GemmSource<Tile> source;
     const u32 row = thread_x() / Tile::pieces, piece = thread_x() % Tile::pieces;
     source.at = first * Tile::k + piece * 8;
+    source.x_there = 0;
     source.to = row * Tile::row_bytes + swizzle<Tile>(row, piece);
     source.x = reinterpret_cast<const u8*>(x + static_cast<u64>(m0) * k + source.at);
     source.w = reinterpret_cast<const u8*>(w + static_cast<u64>(n0) * k + source.at);
 #pragma unroll
     for (u32 i = 0; i < Tile::x_copies; i++) {
         const u32 mine = row + i * Tile::rows_apart;
-        source.x_row[i] = (mine < m - m0 ? mine : m - m0 - 1) * k * 2;
+        source.x_there |= (mine < m - m0 ? 1 : 0) << i;
+        source.x_row[i] = (mine < m - m0 ? mine : 0) * k * 2;
     }
 #pragma unroll
     for (u32 i = 0; i < Tile::w_copies; i++) {
@@ -78,7 +83,8 @@ template <class Tile> DEVICE void copy_share(u8* stage, GemmSource<Tile>& source
     u8* to = stage + source.to;
 #pragma unroll
     for (u32 i = share * x_share; i < (share + 1) * x_share; i++) {
-        cp_async16(to + i * (Tile::rows_apart * Tile::row_bytes), source.x + source.x_row[i], valid);
+        cp_async16(to + i * (Tile::rows_apart * Tile::row_bytes), source.x + source.x_row[i],
+                   valid && (source.x_there >> i & 1));
     }
 #pragma unroll
     for (u32 i = share * w_share; i < (share + 1) * w_share; i++) {
@@ -313,6 +319,7 @@ DEVICE void gemm(const T* x, const T* w, const f32* bias, void* out, u32 m, u32 
 #define ENTRIES(T)                                                                                                     \
     ENTRY(T, 256, 128, 64, 4, 2, 3, 1)                                                                                 \
     ENTRY(T, 128, 128, 32, 2, 2, 4, 2)                                                                                 \
-    ENTRY(T, 64, 128, 64, 2, 2, 3, 3)
+    ENTRY(T, 64, 128, 64, 2, 2, 3, 3)                                                                                  \
+    ENTRY(T, 64, 64, 64, 2, 2, 4, 3)
 ENTRIES(bf16)
 ENTRIES(f16)

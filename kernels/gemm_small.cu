@@ -1,4 +1,4 @@
-// Linear layers of few rows: out[m, column + n] = sum_k x[m, k] * w[n, k] + bias[n], M <= 64.
+// Linear layers of few rows: out[m, column + n] = sum_k x[m, k] * w[n, k] + bias[n], M <= 32.
 //
 // x T [M, K], w T [N, K], bias f32 [N] or null, out f32 or T with its own row stride; T = bf16, f16; f32 accumulation.
 // K a multiple of 8, x and w 16-byte aligned, any N, M <= the tile's. A kernel per tile, gemm_small_<T>_<M>x<N>:
@@ -229,10 +229,7 @@ DEVICE void gemm_small(const T* x, const T* w, const f32* bias, void* out, u32 m
     REGISTER(gemm_small_##T##_##M##x##N)
 #define ENTRIES(T)                                                                                                    \
     ENTRY(T, 8, 16, 3)                                                                                                \
-    ENTRY(T, 8, 32, 3)                                                                                                \
     ENTRY(T, 16, 32, 3)                                                                                               \
-    ENTRY(T, 16, 64, 3)                                                                                               \
-    ENTRY(T, 32, 64, 2)                                                                                               \
-    ENTRY(T, 64, 128, 2)
+    ENTRY(T, 32, 64, 2)
 ENTRIES(bf16)
 ENTRIES(f16)

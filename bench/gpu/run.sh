@@ -12,6 +12,8 @@ out=${OUT:-$here/out}
 mkdir -p "$out"
 export TOKENMILL_REAL_GPU=1 TOKENMILL_FIXTURES=$here/fixtures RUST_BACKTRACE=0
 export PATH=$PATH:/usr/local/cuda/bin
+# Where a toolkit has cuBLASLt.
+export LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}/usr/local/cuda/lib64
 results=() failed=0
 # SmolLM2's folder: the real model, or random weights of its geometry.
 real=${TOKENMILL_SMOLLM2:-} random=$out/smollm2-135m
@@ -104,21 +106,26 @@ bench() {
     fi
 }
 
-# Out-of-bounds and misaligned addresses, races, barriers, memory that was never written.
+# Out-of-bounds and misaligned addresses, races, barriers, memory that was never written. A module is asked for kernels it
+# does not have: no error. For racecheck a barrier of a part of a block orders nothing, nor does what follows it: it
+# reports a race in ten lines of CUDA that have none. So the one kernel with such barriers is left to the emulator.
 sanitizer() {
     has compute-sanitizer || { skip sanitizer "no compute-sanitizer"; return; }
-    local tool
+    local tool flags
     for tool in memcheck racecheck synccheck initcheck; do
-        part "sanitizer-$tool" 45 compute-sanitizer --tool $tool --error-exitcode 9 \
-            bin/test-kernels --test-threads=1
+        flags=(--tool $tool --report-api-errors no --error-exitcode 9)
+        [ $tool = racecheck ] && flags+=(--kernel-name-exclude kns=gemm_small)
+        part "sanitizer-$tool" 60 compute-sanitizer "${flags[@]}" bin/test-kernels --test-threads=1
     done
 }
 
 machine() {
-    local gpu driver
+    local gpu driver cublaslt
     gpu=$(nvidia-smi --query-gpu=name,memory.total,clocks.max.sm,power.limit --format=csv,noheader 2>&1 | head -1)
     driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -1)
-    printf '{"gpu": %s, "driver": %s, "cpu": %s, "cores": %s, "kernel": %s}' "$(quoted "$gpu")" "$(quoted "$driver")" \
+    cublaslt=$(readlink -f /usr/local/cuda/lib64/libcublasLt.so)
+    printf '{"gpu": %s, "driver": %s, "cublaslt": %s, "cpu": %s, "cores": %s, "kernel": %s}' \
+        "$(quoted "$gpu")" "$(quoted "$driver")" "$(quoted "${cublaslt##*/}")" \
         "$(quoted "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)")" "$(nproc)" "$(quoted "$(uname -r)")"
 }
 

@@ -2,7 +2,6 @@
 // Written by backends/cuda/src/ops/sample; the order of the words is the contract between the two.
 #pragma once
 #include "select.cuh"
-#include "vector.cuh"
 
 // `tm_row` of tokenmill.h. Ranges are into the lists of `Sampling`. Within a range entries of one token are neighbours.
 struct Row {
@@ -83,18 +82,4 @@ constexpr f32 BINS_PER_UNIT = 32.0f;
 DEVICE u32 bin_of(f32 depth) {
     const f32 bin = depth * BINS_PER_UNIT;
     return bin < static_cast<f32>(BINS - 1) ? static_cast<u32>(bin) : BINS - 1;
-}
-
-// Four neighbours of a row of `n` numbers, -INF behind its end; rows of an odd length are not aligned.
-DEVICE void load_four_of(const f32* values, u32 at, u32 n, f32 (&v)[4]) {
-    if (at + 4 <= n && (reinterpret_cast<u64>(values + at) & 15) == 0) {
-        const vec16 raw = load16(values + at);
-        v[0] = float_of(raw.x);
-        v[1] = float_of(raw.y);
-        v[2] = float_of(raw.z);
-        v[3] = float_of(raw.w);
-        return;
-    }
-#pragma unroll
-    for (u32 i = 0; i < 4; i++) v[i] = at + i < n ? values[at + i] : -INF;
 }

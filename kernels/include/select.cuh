@@ -4,6 +4,7 @@
 // of adding: a result is the same whatever thread came first.
 #pragma once
 #include "reduce.cuh"
+#include "vector.cuh"
 
 constexpr u32 BINS = 1024;
 
@@ -34,18 +35,21 @@ DEVICE u64 wide(const Counters& of, u32 index) { return (u64(of.high[index]) << 
 
 // Calls f(value, index) for every value, many loads at a time. Every thread of the block takes part.
 template <class F> DEVICE void each(const f32* values, u32 n, F f) {
-    constexpr u32 AT_ONCE = 8;
-    for (u32 first = 0; first < n; first += AT_ONCE * block_threads()) {
-        f32 v[AT_ONCE];
+    constexpr u32 AT_ONCE = 4;
+    for (u32 first = 0; first < n; first += AT_ONCE * 4 * block_threads()) {
+        f32 v[AT_ONCE][4];
 #pragma unroll
         for (u32 j = 0; j < AT_ONCE; j++) {
-            const u32 i = first + j * block_threads() + thread_x();
-            if (i < n) v[j] = values[i];
+            const u32 at = first + (j * block_threads() + thread_x()) * 4;
+            if (at < n) load_four_of(values, at, n, v[j]);
         }
 #pragma unroll
         for (u32 j = 0; j < AT_ONCE; j++) {
-            const u32 i = first + j * block_threads() + thread_x();
-            if (i < n) f(v[j], i);
+            const u32 at = first + (j * block_threads() + thread_x()) * 4;
+#pragma unroll
+            for (u32 k = 0; k < 4; k++) {
+                if (at + k < n) f(v[j][k], at + k);
+            }
         }
     }
 }

@@ -31,3 +31,13 @@ template <class T> DEVICE void store_four(T* at, const f32 (&v)[4]) {
 template <> TM_INSTANCE void store_four<f32>(f32* at, const f32 (&v)[4]) {
     store16(at, vec16{bits(v[0]), bits(v[1]), bits(v[2]), bits(v[3])});
 }
+
+// Four neighbours of a row of `n` numbers, -INF behind its end; rows of an odd length are not aligned.
+DEVICE void load_four_of(const f32* values, u32 at, u32 n, f32 (&v)[4]) {
+    if (at + 4 <= n && (reinterpret_cast<u64>(values + at) & 15) == 0) {
+        load_four(values + at, v);
+        return;
+    }
+#pragma unroll
+    for (u32 i = 0; i < 4; i++) v[i] = at + i < n ? values[at + i] : -INF;
+}

@@ -10,7 +10,7 @@ use crate::batch::{Batch, Room, TileTokens};
 use crate::buffer::{Buffer, Cache, Rope, Vector, Weight};
 use crate::completion::Completion;
 use crate::gpu::Gpu;
-use crate::graph::{Graphs, Key};
+use crate::graph::{self, Graph, Graphs, Key};
 use crate::nccl::Comm;
 use crate::ops::copy::Copies;
 use crate::ops::sample::Sampled;
@@ -47,6 +47,19 @@ impl Cuda {
     /// The GPU it works on.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
+    }
+
+    /// Records what `queue` queues instead of running it. All its kernels have run before, and the buffers it names outlive
+    /// the graph.
+    pub fn record<E: From<Error>>(
+        &mut self,
+        queue: impl FnOnce(&mut Self) -> Result<(), E>,
+    ) -> Result<Graph, E> {
+        graph::begin(self.gpu.context())?;
+        let queued = queue(self);
+        let graph = Graph::end(self.gpu.context());
+        queued?;
+        Ok(graph?)
     }
 
     pub(crate) fn new(gpu: Gpu, comm: Comm, graphs: bool, gemm: linear::Library) -> Result<Self, Error> {

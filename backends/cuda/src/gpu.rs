@@ -50,8 +50,6 @@ pub enum Arg {
     F32(f32),
 }
 
-/// Without asking, a block gets this much dynamic shared memory.
-const USUAL_SHARED: u32 = 48 << 10;
 const MAX_ARGS: usize = 24;
 
 impl Gpu {
@@ -206,9 +204,10 @@ impl Gpu {
         let function = match functions.entry(name) {
             std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
             std::collections::hash_map::Entry::Vacant(new) => {
-                new.insert(Function { handle: self.find(name)?, shared: USUAL_SHARED })
+                new.insert(Function { handle: self.find(name)?, shared: 0 })
             }
         };
+        // Without asking it is 48 KB less what is static.
         if shared > function.shared {
             let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: a function that the driver gave.

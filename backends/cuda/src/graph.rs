@@ -61,7 +61,7 @@ impl Graphs {
 }
 
 /// From here on what is queued is recorded and does not run.
-fn begin(context: &Context) -> Result<(), Error> {
+pub(crate) fn begin(context: &Context) -> Result<(), Error> {
     // Other threads of the process may call what a recording forbids: it concerns this thread alone.
     let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
     // SAFETY: a stream that is alive.
@@ -69,7 +69,8 @@ fn begin(context: &Context) -> Result<(), Error> {
         .map_err(|e| failed("recording a step", &e))
 }
 
-struct Graph {
+/// Launches that were recorded, and run as one.
+pub struct Graph {
     context: Arc<Context>,
     graph: CUgraphExec,
 }
@@ -78,7 +79,8 @@ struct Graph {
 unsafe impl Send for Graph {}
 
 impl Graph {
-    fn end(context: &Arc<Context>) -> Result<Self, Error> {
+    /// Ends what `begin` began, whatever was queued since.
+    pub(crate) fn end(context: &Arc<Context>) -> Result<Self, Error> {
         let made = || {
             // SAFETY: `begin` was called; the recording is freed once it is made executable.
             unsafe {
@@ -92,8 +94,9 @@ impl Graph {
         Ok(Self { context: context.clone(), graph })
     }
 
-    fn launch(&self) -> Result<(), Error> {
-        // SAFETY: both are alive, and so are the buffers it names: they belong to the same decoder.
+    /// Queues a run of it.
+    pub fn launch(&self) -> Result<(), Error> {
+        // SAFETY: both are alive, and so are the buffers it names, as `Cuda::record` asks and as those of one decoder are.
         unsafe { result::graph::launch(self.graph, self.context.stream()) }
             .map_err(|e| failed("launching a recorded step", &e))
     }

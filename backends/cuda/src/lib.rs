@@ -25,5 +25,6 @@ pub use device::Cuda;
 pub use driver::Properties;
 pub use event::Event;
 pub use gpu::{Arg, Gpu, Grid};
+pub use graph::Graph;
 pub use memory::{Memory, Pinned, Plain};
 pub use platform::{CudaPlatform, tm_backend};

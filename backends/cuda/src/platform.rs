@@ -25,7 +25,8 @@ impl Platform for CudaPlatform {
     type Rank = Rank;
 
     /// `graphs`: whether decode steps are recorded as CUDA graphs, on (default) or off.
-    /// `gemm`: whose kernels compute layers of many rows, own (default), cublaslt or auto (if it is installed).
+    /// `gemm`: whose kernels compute layers of many rows, auto (default: of cuBLASLt if it is installed and starts),
+    /// cublaslt or own.
     const OPTIONS: &'static [&'static str] = &["graphs", "gemm"];
 
     fn probe() -> Result<(), Error> {
@@ -50,7 +51,7 @@ impl Platform for CudaPlatform {
             "off" => false,
             other => return Err(Error::Invalid(format!("options: graphs={other} is not one of on, off"))),
         };
-        let gemm = options.own("gemm").unwrap_or("own").parse()?;
+        let gemm = options.own("gemm").map(str::parse).transpose()?.unwrap_or_default();
         let (memberships, abort) = Group::new(ordinals, tensor_parallel)?.split();
         let rank = |(ordinal, membership): (&i32, _)| Rank { ordinal: *ordinal, graphs, gemm, membership };
         Ok(Ranks { ranks: ordinals.iter().zip(memberships).map(rank).collect(), abort: Box::new(abort) })

@@ -235,8 +235,8 @@ fn more_than_48_kib_of_shared_memory_must_be_asked_for_and_there_is_an_end_to_it
     let launch = |shared| driver.launch_function(function, Grid { shared, ..ONE }, &args, ptr::null_mut());
     let ask =
         |bytes: i32| call!(driver, "cuFuncSetAttribute", function => *mut c_void, 8 => i32, bytes => i32);
-    assert_eq!(launch(48 << 10), SUCCESS);
-    assert_eq!(launch((48 << 10) + 1), INVALID_VALUE);
+    assert_eq!(launch(47 << 10), SUCCESS);
+    assert_eq!(launch((47 << 10) + 1), INVALID_VALUE);
     assert_eq!(ask(64 << 10), SUCCESS);
     assert_eq!(launch(64 << 10), SUCCESS);
     assert_eq!(ask(163 << 10), SUCCESS);

@@ -43,7 +43,8 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend([2048, 8192].map(|tokens| prefill(&B1, tokens, 16)));
     cases.extend([64, 2048].map(|rows| norm(rows, B8.hidden)));
     for of in [B1, B8] {
-        cases.extend([1, 64].map(|sequences| steps(of, sequences, 1024, 64)));
+        cases.extend([1, 64].map(|sequences| steps(of, sequences, 1024, 64, "own")));
+        cases.push(steps(of, 64, 1024, 64, "auto"));
     }
     // Last, as a peer may have to be compiled first.
     let of_8b = [(1, 1024), (1, 8192), (1, 32768), (16, 1024), (64, 1024), (64, 4096), (256, 1024)];
@@ -66,7 +67,7 @@ pub(crate) fn small() -> Vec<Case> {
         decode(&TINY, 2, 40, 16),
         sample(2, TINY.vocab),
         norm(3, TINY.hidden),
-        steps(TINY, 2, 20, 3),
+        steps(TINY, 2, 20, 3, "auto"),
     ]
 }
 
@@ -107,9 +108,9 @@ fn norm(rows: usize, cols: usize) -> Case {
     new(format!("norm/{rows}x{cols}"), Kind::Norm { rows, cols })
 }
 
-fn steps(of: Geometry, sequences: usize, context: usize, steps: usize) -> Case {
-    let shape = StepsShape { of, sequences, context, steps };
-    new(format!("steps/{}/{sequences}", of.name), Kind::Steps(shape))
+fn steps(of: Geometry, sequences: usize, context: usize, steps: usize, gemm: &'static str) -> Case {
+    let shape = StepsShape { of, sequences, context, steps, gemm };
+    new(format!("steps/{}/{sequences}/{gemm}", of.name), Kind::Steps(shape))
 }
 
 fn heads(of: &Geometry) -> Heads {
@@ -148,7 +149,7 @@ impl Case {
             ),
             Kind::Steps(shape) => (
                 "steps",
-                json!({ "geometry": shape.of.name, "sequences": shape.sequences, "context": shape.context }),
+                json!({ "geometry": shape.of.name, "sequences": shape.sequences, "context": shape.context, "gemm": shape.gemm }),
             ),
         };
         let mut all =

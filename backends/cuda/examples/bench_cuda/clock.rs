@@ -1,7 +1,7 @@
 //! Time on the device, by events around many calls.
 
 use serde_json::{Value, json};
-use tokenmill_cuda::{Cuda, Event, Gpu};
+use tokenmill_cuda::{Cuda, Event, Gpu, Graph};
 
 use crate::Operation;
 use crate::inputs::Failure;
@@ -33,14 +33,32 @@ impl Clock {
         operation: &mut dyn Operation,
         count: usize,
     ) -> Result<f64, Failure> {
+        Ok(self.span(|| (0..count).try_for_each(|turn| operation.run(device, turn)))? / count as f64)
+    }
+
+    /// Microseconds of one of `count` calls that were recorded.
+    pub(crate) fn time_recorded(&self, graph: &Graph, count: usize) -> Result<f64, Failure> {
+        Ok(self.span(|| Ok(graph.launch()?))? / count as f64)
+    }
+
+    fn span(&self, work: impl FnOnce() -> Result<(), Failure>) -> Result<f64, Failure> {
         self.start.record()?;
-        for turn in 0..count {
-            operation.run(device, turn)?;
-        }
+        work()?;
         self.end.record()?;
         self.end.wait()?;
-        Ok(f64::from(self.end.milliseconds_since(&self.start)?) * 1e3 / count as f64)
+        Ok(f64::from(self.end.milliseconds_since(&self.start)?) * 1e3)
     }
+}
+
+/// `count` calls of an operation that has run before, and one run of them.
+pub(crate) fn record(
+    device: &mut Cuda,
+    operation: &mut dyn Operation,
+    count: usize,
+) -> Result<Graph, Failure> {
+    let graph = device.record(|device| (0..count).try_for_each(|turn| operation.run(device, turn)))?;
+    graph.launch()?;
+    Ok(graph)
 }
 
 /// Median and spread.

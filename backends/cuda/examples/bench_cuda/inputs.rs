@@ -16,9 +16,8 @@ const MAX_COPIES: usize = 64;
 const NUMBERS: usize = 1_000_003;
 
 /// GPU 0, whose working type is bf16.
-pub(crate) fn open(graphs: bool) -> Result<Cuda, Failure> {
-    let options = format!("graphs={}", if graphs { "on" } else { "off" });
-    let options = Options::parse(&options, CudaPlatform::OPTIONS)?;
+pub(crate) fn open(options: &str) -> Result<Cuda, Failure> {
+    let options = Options::parse(options, CudaPlatform::OPTIONS)?;
     let rank = CudaPlatform::open(&[0], 1, &options)?.ranks.pop().ok_or("the platform made no rank")?;
     let mut device = CudaPlatform::device(rank)?;
     // The working type of activations is that of the weights seen last.

@@ -21,7 +21,7 @@ use case::Case;
 use clock::{Clock, summary};
 use inputs::{Failure, open};
 use serde_json::{Value, json};
-use tokenmill_cuda::Cuda;
+use tokenmill_cuda::{Cuda, Graph};
 
 /// Measurements of a case that runs alone.
 const ROUNDS: usize = 5;
@@ -30,6 +30,11 @@ const ROUNDS: usize = 5;
 trait Operation {
     /// Queues it. `turn` counts calls: inputs take turns, so that they are not found in the L2 cache.
     fn run(&mut self, device: &mut Cuda, turn: usize) -> Result<(), Failure>;
+
+    /// Whether it is measured in a CUDA graph, as the decoder runs it: not what the host has a part in.
+    fn is_recorded(&self) -> bool {
+        true
+    }
 }
 
 /// The case that was measured last is measured again at once.
@@ -43,24 +48,36 @@ struct Opened {
     name: String,
     operation: Box<dyn Operation>,
     clock: Clock,
-    /// Calls of a measurement.
+    /// Calls of a measurement, and a recording of them.
     count: usize,
+    recorded: Option<Graph>,
     device: Cuda,
 }
 
 impl Opened {
     /// `None`: the case is no single operation.
     fn new(case: &Case) -> Result<Option<Self>, Failure> {
-        let mut device = open(false)?;
+        let mut device = open("graphs=off\ngemm=own")?;
         let Some(mut operation) = case.open(&mut device)? else { return Ok(None) };
         let clock = Clock::new(device.gpu())?;
         let count = clock.calls(&mut device, &mut *operation)?;
-        Ok(Some(Self { name: case.name.clone(), operation, clock, count, device }))
+        let recorded = operation.is_recorded().then(|| clock::record(&mut device, &mut *operation, count));
+        Ok(Some(Self {
+            name: case.name.clone(),
+            operation,
+            clock,
+            count,
+            recorded: recorded.transpose()?,
+            device,
+        }))
     }
 
     /// Microseconds of one call.
     fn time(&mut self) -> Result<f64, Failure> {
-        self.clock.time(&mut self.device, &mut *self.operation, self.count)
+        match &self.recorded {
+            Some(graph) => self.clock.time_recorded(graph, self.count),
+            None => self.clock.time(&mut self.device, &mut *self.operation, self.count),
+        }
     }
 }
 

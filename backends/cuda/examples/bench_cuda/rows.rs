@@ -35,10 +35,10 @@ impl Operation for Norm {
     }
 }
 
-/// Tokens from logits, with the upload of how.
+/// Tokens from logits, with the upload of how. Slots take turns: the host would wait for the last use of one.
 pub(crate) struct Sample {
     logits: Buffer,
-    sampled: <Cuda as Device>::Sampled,
+    slots: [<Cuda as Device>::Sampled; 4],
     rows: Vec<RowSampling<'static>>,
 }
 
@@ -74,13 +74,20 @@ impl Sample {
             seen_count: &[],
             mask: &[],
         };
-        Ok(Self { logits, sampled: device.sampled(rows, vocab)?, rows: (0..rows as u64).map(of).collect() })
+        let mut slot = || device.sampled(rows, vocab);
+        let slots = [slot()?, slot()?, slot()?, slot()?];
+        Ok(Self { logits, slots, rows: (0..rows as u64).map(of).collect() })
     }
 }
 
 impl Operation for Sample {
-    fn run(&mut self, device: &mut Cuda, _: usize) -> Result<(), Failure> {
-        Ok(device.sample(&self.logits, &self.rows, &mut self.sampled)?)
+    fn run(&mut self, device: &mut Cuda, turn: usize) -> Result<(), Failure> {
+        let slot = &mut self.slots[turn % 4];
+        Ok(device.sample(&self.logits, &self.rows, slot)?)
+    }
+
+    fn is_recorded(&self) -> bool {
+        false
     }
 }
 
@@ -120,5 +127,9 @@ impl Operation for Copy {
     fn run(&mut self, device: &mut Cuda, _: usize) -> Result<(), Failure> {
         let step = tokenmill_backend_model::device::Step { copies: &self.pairs, ..self.sequence.step() };
         Ok(device.begin(&step, &mut self.input, &mut self.cache)?)
+    }
+
+    fn is_recorded(&self) -> bool {
+        false
     }
 }

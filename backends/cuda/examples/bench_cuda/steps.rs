@@ -33,6 +33,8 @@ pub(crate) struct Shape {
     pub(crate) context: usize,
     /// Of a round.
     pub(crate) steps: usize,
+    /// Whose kernels compute the layers: the option of the library.
+    pub(crate) gemm: &'static str,
 }
 
 /// Figures of one round, per step.
@@ -82,10 +84,10 @@ struct Run {
 
 impl Run {
     fn new(shape: Shape) -> Result<Self, Failure> {
-        let Shape { of, sequences, context, steps } = shape;
+        let Shape { of, sequences, context, steps, gemm } = shape;
         let source = RandomModel::new(&of);
         check_host_memory(source.bytes())?;
-        let mut device = open(true)?;
+        let mut device = open(&format!("gemm={gemm}"))?;
         let timers = (0..steps)
             .map(|_| Ok([device.gpu().timer()?, device.gpu().timer()?]))
             .collect::<Result<_, Failure>>()?;
@@ -189,7 +191,7 @@ impl Run {
 
     /// What a step of the middle round reads at least: weights, keys and values.
     fn bytes(&self) -> u64 {
-        let Shape { of, sequences, context, steps } = self.shape;
+        let Shape { of, sequences, context, steps, .. } = self.shape;
         let keys = context + (1 + ROUNDS / 2) * steps + steps / 2;
         self.weight_bytes + (4 * of.layers * of.kv_heads * of.dim * keys * sequences) as u64
     }

@@ -10,17 +10,14 @@ use crate::gpu::{Arg, Gpu, Grid};
 use crate::memory::Memory;
 
 const THREADS: u32 = 128;
-/// Heads of a block of `attention_merge` and `attention_generic`: one a warp.
+/// Heads of a block of `attention_generic`: one a warp.
 const WARPS: usize = 4;
 /// Largest head dimension of `attention_generic`.
 const MAX_DIM: usize = 256;
 /// Keys of a piece that are worth a block: see `attention_decode.cu`.
-const PIECE_KEYS: usize = 256;
-/// Blocks of `attention_decode` per multiprocessor that are aimed at: about three waves, so that unequal lengths
-/// even out.
-const BLOCKS_PER_MULTIPROCESSOR: usize = 8;
+const SHORT_PIECE: usize = 128;
 /// Long sequences are cut however many there are, as lengths may differ much.
-const MIN_SPLITS: usize = 4;
+const MIN_SPLITS: usize = 8;
 const MAX_SPLITS: usize = 64;
 
 /// `operation_type_dim`, if there is such a kernel.
@@ -37,13 +34,18 @@ macro_rules! sized {
 /// Where the pieces of decoded sequences wait to be merged.
 pub struct Workspace {
     partial: Memory,
+    /// A zero per sequence and block of its heads; kernels leave them so.
+    counters: Memory,
 }
 
 impl Workspace {
     /// Room for steps of up to `max_seqs` sequences.
     pub fn new(gpu: &Gpu, shape: &CacheShape, max_seqs: usize) -> Result<Self, Error> {
-        let bytes = workspace_bytes(shape, max_seqs, gpu.properties().multiprocessors as usize);
-        Ok(Self { partial: gpu.alloc(bytes)? })
+        let multiprocessors = gpu.properties().multiprocessors as usize;
+        Ok(Self {
+            partial: gpu.alloc(partials_bytes(shape, max_seqs, multiprocessors))?,
+            counters: gpu.zeroed(counters_bytes(shape, max_seqs))?,
+        })
     }
 }
 
@@ -51,7 +53,6 @@ impl Workspace {
 struct Kernels {
     prefill: &'static str,
     decode: &'static str,
-    merge: &'static str,
     /// Query heads of one KV head that a block of `decode` takes.
     decode_heads: usize,
 }
@@ -67,7 +68,6 @@ impl Kernels {
                 Some(wide) => wide,
                 None => sized!("attention_decode", dtype, dim, [64 80 96 128 256])?,
             },
-            merge: sized!("attention_merge", dtype, dim, [64 80 96 128 256])?,
             decode_heads: if wide.is_some() { 16 } else { 8 },
         })
     }
@@ -102,23 +102,37 @@ pub fn tile_tokens(shape: &CacheShape) -> Result<TileTokens, Error> {
     Ok(TileTokens((tile_rows(head_dim) / (query_heads / kv_heads)).max(1)))
 }
 
-/// Pieces that sequences of a step of `seqs` are cut into at most. Lengths do not matter, so that a recorded step
-/// serves all of them.
-pub fn splits(shape: &CacheShape, seqs: usize, multiprocessors: usize) -> usize {
-    let Some(kernels) = Kernels::of(shape) else { return 1 };
-    let alone = seqs.max(1) * kernels.decode_blocks(shape);
-    let wanted = (BLOCKS_PER_MULTIPROCESSOR * multiprocessors).div_ceil(alone).clamp(MIN_SPLITS, MAX_SPLITS);
-    // No sequence is longer than the cache.
-    wanted.min((shape.blocks * shape.block_tokens).div_ceil(PIECE_KEYS)).max(1)
+/// How the sequences of a step are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// Pieces of a sequence that is neither short nor long.
+    pub usual: usize,
+    /// Pieces of any sequence at most.
+    pub most: usize,
 }
 
-/// Bytes that the pieces of steps of up to `max_seqs` sequences take.
-pub fn workspace_bytes(shape: &CacheShape, max_seqs: usize, multiprocessors: usize) -> usize {
-    let pieces = |seqs| match splits(shape, seqs, multiprocessors) {
+/// By the number of sequences alone, so that a recorded step serves all lengths: half a block more than there are
+/// multiprocessors were fastest on an H200, whatever the number.
+pub fn split(shape: &CacheShape, seqs: usize, multiprocessors: usize) -> Split {
+    let Some(kernels) = Kernels::of(shape) else { return Split { usual: 1, most: 1 } };
+    let alone = seqs.max(1) * kernels.decode_blocks(shape);
+    // No sequence is longer than the cache.
+    let longest = (shape.blocks * shape.block_tokens).div_ceil(SHORT_PIECE).max(1);
+    let usual = (3 * multiprocessors / 2).div_ceil(alone).min(MAX_SPLITS);
+    Split { usual: usual.min(longest), most: usual.max(MIN_SPLITS).min(longest) }
+}
+
+/// Bytes of the pieces of steps of up to `max_seqs` sequences.
+fn partials_bytes(shape: &CacheShape, max_seqs: usize, multiprocessors: usize) -> usize {
+    let pieces = |seqs| match split(shape, seqs, multiprocessors).most {
         1 => 0,
-        splits => seqs * splits,
+        most => seqs * most,
     };
     partial_bytes(shape, (1..=max_seqs).map(pieces).max().unwrap_or(0))
+}
+
+fn counters_bytes(shape: &CacheShape, max_seqs: usize) -> usize {
+    Kernels::of(shape).map_or(0, |kernels| max_seqs * kernels.decode_blocks(shape) * size_of::<u32>())
 }
 
 /// For each piece and head: weighted values, largest exponent, total weight, all f32.
@@ -139,16 +153,16 @@ pub fn attention(
     how: &Attention,
     out: &mut Buffer,
 ) -> Result<(), Error> {
-    let splits = splits(&cache.shape, batch.grid_decode(), gpu.properties().multiprocessors as usize);
-    attention_split(gpu, workspace, splits, batch, qkv, layer, cache, how, out)
+    let split = split(&cache.shape, batch.grid_decode(), gpu.properties().multiprocessors as usize);
+    attention_split(gpu, workspace, split, batch, qkv, layer, cache, how, out)
 }
 
-/// As `attention`, with so many splits.
+/// As `attention`, cut like this.
 #[allow(clippy::too_many_arguments)]
 pub fn attention_split(
     gpu: &Gpu,
     workspace: &Workspace,
-    splits: usize,
+    split: Split,
     batch: &Batch,
     qkv: &Buffer,
     layer: usize,
@@ -161,7 +175,7 @@ pub fn attention_split(
     match Kernels::of(&cache.shape) {
         None => call.generic(),
         Some(kernels) => {
-            call.decode(&kernels, workspace, splits)?;
+            call.decode(&kernels, workspace, split)?;
             call.prefill(&kernels)
         }
     }
@@ -214,31 +228,21 @@ impl Call<'_> {
         self.gpu.launch(kernels.prefill, grid, &args)
     }
 
-    fn decode(&self, kernels: &Kernels, workspace: &Workspace, splits: usize) -> Result<(), Error> {
-        let &CacheShape { query_heads, block_tokens, .. } = &self.cache.shape;
+    fn decode(&self, kernels: &Kernels, workspace: &Workspace, split: Split) -> Result<(), Error> {
+        let block_tokens = self.cache.shape.block_tokens;
         let seqs = self.batch.grid_decode();
-        if seqs == 0 {
-            return Ok(());
-        }
-        let pieces = if splits == 1 { 0 } else { seqs * splits };
+        let pieces = if split.most == 1 { 0 } else { seqs * split.most };
+        let counters = counters_bytes(&self.cache.shape, seqs);
         assert!(
-            partial_bytes(&self.cache.shape, pieces) <= workspace.partial.bytes(),
-            "no room for {pieces} pieces"
+            partial_bytes(&self.cache.shape, pieces) <= workspace.partial.bytes()
+                && counters <= workspace.counters.bytes(),
+            "no room for {pieces} pieces of {seqs} sequences"
         );
-        let partial = Arg::Ptr(workspace.partial.ptr());
-        let blocks = [seqs, kernels.decode_blocks(&self.cache.shape), splits].map(|count| count as u32);
-        let sizes = [block_tokens, splits].map(|size| Arg::U32(size as u32));
-        let args = [&self.tensors()[..], &[partial], &self.heads(), &sizes, &self.numbers()].concat();
-        self.gpu.launch(kernels.decode, Grid { blocks, threads: THREADS, shared: 0 }, &args)?;
-        if splits == 1 {
-            return Ok(());
-        }
-        let blocks = [seqs as u32, query_heads.div_ceil(WARPS) as u32, 1];
-        let [heads, _] = self.heads();
-        let [_, splits] = sizes;
-        let args =
-            [Arg::Ptr(self.batch.ptr()), partial, Arg::Ptr(self.out.ptr()), heads, splits, self.window()];
-        self.gpu.launch(kernels.merge, Grid { blocks, threads: THREADS, shared: 0 }, &args)
+        let pieces = [&workspace.partial, &workspace.counters].map(|memory| Arg::Ptr(memory.ptr()));
+        let blocks = [seqs, kernels.decode_blocks(&self.cache.shape), split.most].map(|count| count as u32);
+        let sizes = [block_tokens, split.usual, split.most].map(|size| Arg::U32(size as u32));
+        let args = [&self.tensors()[..], &pieces, &self.heads(), &sizes, &self.numbers()].concat();
+        self.gpu.launch(kernels.decode, Grid { blocks, threads: THREADS, shared: 0 }, &args)
     }
 
     fn generic(&self) -> Result<(), Error> {
@@ -267,19 +271,24 @@ mod tests {
 
     #[test]
     fn few_sequences_are_cut_into_many_pieces_and_many_into_few() {
-        let of = |seqs| splits(&SHAPE, seqs, 132);
-        assert_eq!((of(1), of(4), of(8), of(256)), (64, 33, 17, 4));
-        assert_eq!(splits(&CacheShape { blocks: 20, ..SHAPE }, 1, 132), 2, "320 keys are at most two pieces");
-        assert_eq!(splits(&CacheShape { dtype: Dtype::F32, ..SHAPE }, 1, 132), 1);
+        let of = |seqs| {
+            let Split { usual, most } = split(&SHAPE, seqs, 132);
+            (usual, most)
+        };
+        assert_eq!([of(1), of(4), of(8), of(256)], [(25, 25), (7, 8), (4, 8), (1, 8)]);
+        let small = CacheShape { blocks: 20, ..SHAPE };
+        assert_eq!(split(&small, 1, 132), Split { usual: 3, most: 3 }, "320 keys are at most three pieces");
+        let exact = CacheShape { dtype: Dtype::F32, ..SHAPE };
+        assert_eq!(split(&exact, 1, 132), Split { usual: 1, most: 1 });
     }
 
     #[test]
     fn every_step_finds_room_for_its_pieces() {
-        let bytes = workspace_bytes(&SHAPE, 100, 132);
+        let bytes = partials_bytes(&SHAPE, 100, 132);
         for seqs in 1..=100 {
-            assert!(seqs * splits(&SHAPE, seqs, 132) * 32 * 130 * 4 <= bytes, "{seqs}");
+            assert!(seqs * split(&SHAPE, seqs, 132).most * 32 * 130 * 4 <= bytes, "{seqs}");
         }
-        assert_eq!(workspace_bytes(&CacheShape { blocks: 16, ..SHAPE }, 100, 132), 0);
+        assert_eq!(partials_bytes(&CacheShape { blocks: 8, ..SHAPE }, 100, 132), 0);
     }
 
     #[test]

@@ -20,11 +20,11 @@ use crate::memory::Memory;
 /// Whose kernels compute layers of many rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Library {
-    #[default]
     Own,
     /// cuBLASLt; an error if it is not installed.
     Cublaslt,
     /// cuBLASLt if it is installed and starts.
+    #[default]
     Auto,
 }
 

@@ -4,7 +4,7 @@ use tokenmill_backend_model::device::{Attention, CacheShape, Dtype, Heads, Step}
 use tokenmill_cuda::Gpu;
 use tokenmill_cuda::batch::{Batch, Room};
 use tokenmill_cuda::buffer::{Buffer, Cache};
-use tokenmill_cuda::ops::attention::{Workspace, attention, attention_split, splits, tile_tokens};
+use tokenmill_cuda::ops::attention::{Split, Workspace, attention, attention_split, split, tile_tokens};
 
 use crate::support::{Random, assert_close, buffer, empty, gpu, rounded, uploaded, values};
 
@@ -174,13 +174,13 @@ fn attended(case: &Case, row: &[f32], context: &Context, position: usize, head: 
 }
 
 impl Prepared {
-    /// The kernels' answer: with so many splits, or those that the operation chooses.
-    fn run(&self, gpu: &Gpu, splits: Option<usize>) -> Vec<f32> {
+    /// The kernels' answer: cut like this, or as the operation chooses.
+    fn run(&self, gpu: &Gpu, split: Option<Split>) -> Vec<f32> {
         let Self { case, batch, qkv, cache, .. } = self;
         let workspace = Workspace::new(gpu, &cache.shape, batch.room.seqs).unwrap();
         let mut out = empty(gpu, case.dtype, batch.room.tokens, case.heads.query * case.heads.dim);
-        match splits {
-            Some(n) => attention_split(gpu, &workspace, n, batch, qkv, 1, cache, &case.how(), &mut out),
+        match split {
+            Some(split) => attention_split(gpu, &workspace, split, batch, qkv, 1, cache, &case.how(), &mut out),
             None => attention(gpu, &workspace, batch, qkv, 1, cache, &case.how(), &mut out),
         }
         .unwrap();
@@ -281,17 +281,19 @@ fn steps_mix_single_queries_and_chunks() {
 #[test]
 fn splits_change_nothing_but_rounding() {
     let gpu = gpu();
-    let seqs = [(1, 1), (1, 255), (1, 257), (1, 511), (1, 1200)];
+    let seqs = [(1, 1), (1, 127), (1, 129), (1, 511), (1, 1700)];
     for (dtype, query, kv, dim) in
         [(Dtype::Bf16, 8, 2, 64), (Dtype::F16, 12, 1, 80), (Dtype::Bf16, 2, 2, 256)]
     {
         let prepared = prepare(&gpu, &Case::new(dtype, query, kv, dim, &seqs), 0);
-        let most = splits(&prepared.cache.shape, seqs.len(), gpu.properties().multiprocessors as usize);
-        assert!(most >= 5, "the longest sequence is cut");
-        for splits in [1, 2, 3, most] {
-            let got = prepared.run(&gpu, Some(splits));
+        let multiprocessors = gpu.properties().multiprocessors as usize;
+        let chosen = split(&prepared.cache.shape, seqs.len(), multiprocessors);
+        assert!(chosen.usual >= 5, "sequences are cut");
+        let cut = |usual, most| Split { usual, most };
+        for split in [cut(1, 1), cut(2, 2), cut(3, 4), cut(1, chosen.most), chosen] {
+            let got = prepared.run(&gpu, Some(split));
             prepared.assert_right(&got);
-            assert_eq!(got, prepared.run(&gpu, Some(splits)), "the same bits every time");
+            assert_eq!(got, prepared.run(&gpu, Some(split)), "the same bits every time");
         }
     }
 }

@@ -134,7 +134,7 @@ impl Driver {
             Ok(function) => function,
             Err(status) => return status,
         };
-        if grid.shared > 48 << 10 {
+        if grid.shared > 47 << 10 {
             let status = call!(self, "cuFuncSetAttribute", function => *mut c_void, MAX_SHARED => c_int,
                 grid.shared as c_int => c_int);
             if status != SUCCESS {

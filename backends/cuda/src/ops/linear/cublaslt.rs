@@ -12,15 +12,15 @@ use cudarc::cublaslt::sys;
 use tokenmill_backend_model::device::Dtype;
 use tokenmill_backend_model::error::Error;
 
-use super::plan::Layer;
+use super::plan::{Layer, SMALL_ROWS};
 use crate::buffer::{Buffer, Weight};
 use crate::gpu::Gpu;
 use crate::memory::Memory;
 
 /// What NVIDIA recommends for Hopper.
 const WORKSPACE_BYTES: usize = 32 << 20;
-/// Fewer rows are bound by bandwidth, where our own kernels read the weights once.
-const FEWEST_ROWS: u32 = 256;
+/// Fewer rows are bound by bandwidth, where our own kernels are as fast.
+const FEWEST_ROWS: u32 = SMALL_ROWS + 1;
 /// Outputs begin at a multiple of this, so that every algorithm may be chosen.
 const ALIGNMENT: u64 = 256;
 

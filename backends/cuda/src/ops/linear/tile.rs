@@ -88,19 +88,16 @@ macro_rules! f32_tile {
     };
 }
 
-/// By rows, the narrow before the wide.
-pub static SMALL: [Tile; 6] = [
-    small!(8, 16, 3),
-    small!(8, 32, 3),
-    small!(16, 32, 3),
-    small!(16, 64, 3),
-    small!(32, 64, 2),
-    small!(64, 128, 2),
-];
+/// The fewest rows first.
+pub static SMALL: [Tile; 3] = [small!(8, 16, 3), small!(16, 32, 3), small!(32, 64, 2)];
 
 /// The largest first.
-pub static LARGE: [Tile; 3] =
-    [large!(256, 128, 64, 3, 256, 1), large!(128, 128, 32, 4, 128, 2), large!(64, 128, 64, 3, 128, 3)];
+pub static LARGE: [Tile; 4] = [
+    large!(256, 128, 64, 3, 256, 1),
+    large!(128, 128, 32, 4, 128, 2),
+    large!(64, 128, 64, 3, 128, 3),
+    large!(64, 64, 64, 4, 128, 3),
+];
 
 /// The smallest first.
 pub static F32: [Tile; 3] =
