@@ -180,7 +180,9 @@ impl Prepared {
         let workspace = Workspace::new(gpu, &cache.shape, batch.room.seqs).unwrap();
         let mut out = empty(gpu, case.dtype, batch.room.tokens, case.heads.query * case.heads.dim);
         match split {
-            Some(split) => attention_split(gpu, &workspace, split, batch, qkv, 1, cache, &case.how(), &mut out),
+            Some(split) => {
+                attention_split(gpu, &workspace, split, batch, qkv, 1, cache, &case.how(), &mut out)
+            }
             None => attention(gpu, &workspace, batch, qkv, 1, cache, &case.how(), &mut out),
         }
         .unwrap();
