@@ -28,7 +28,7 @@ pub(crate) struct ModelArgs {
     /// What computes: cpu (built in), the NAME of a library beside this program, or its PATH.
     #[arg(long, default_value = "cpu")]
     pub(crate) backend: String,
-    /// An option of the backend itself, KEY=VALUE; may be given several times (cpu: threads, kv_dtype; cuda: graphs).
+    /// An option of the backend itself, KEY=VALUE; may be given several times (cpu: threads, kv_dtype; cuda: graphs, gemm).
     #[arg(long = "backend-option", value_name = "KEY=VALUE")]
     pub(crate) backend_options: Vec<String>,
 }

@@ -33,6 +33,8 @@ pub struct Plan {
 
 /// Up to here every warp may read all rows for its own weights; beyond, shared memory would be the limit.
 pub const SMALL_ROWS: u32 = 32;
+/// What a block without another on its multiprocessor reaches, where there could be more.
+const ALONE: f32 = 0.66;
 /// f32 kernels of few rows read the weights once per 8 rows.
 const FEW_F32_ROWS: u32 = 16;
 
@@ -47,11 +49,12 @@ impl Plan {
     }
 
     /// The smallest tile that holds all rows. K is split until there are two blocks per multiprocessor, which keep its
-    /// bandwidth busy while one of them begins or ends: as long as the part of a warp is worth the wait for the others.
+    /// bandwidth busy while one of them begins or ends: as long as a block's part is worth the wait for the others.
     fn small(layer: &Layer, machine: &Machine) -> Self {
         let tile = SMALL.iter().find(|tile| tile.m >= layer.m).unwrap_or(&SMALL[SMALL.len() - 1]);
         let wanted = 2 * machine.multiprocessors / layer.n.div_ceil(tile.n).max(1);
-        Self { tile, splits: wanted.min(layer.k / (320 * tile.groups())).max(1) }
+        let shortest = if tile.m > 16 { 512 } else { 2048 };
+        Self { tile, splits: wanted.min(layer.k / shortest).max(1) }
     }
 
     /// The tile and the split that keep the busiest multiprocessor busy for the shortest time.
@@ -84,18 +87,19 @@ fn resident(tile: &Tile, machine: &Machine) -> u32 {
     tile.blocks.min((machine.shared + 1024) / (tile.shared + 1024))
 }
 
-/// Multiplications of the busiest multiprocessor, weighed by what smaller tiles lose to shared memory and L2. Split sums
-/// cost a block as much as 128 of K to wait for and 32 per split to read.
+/// Multiplications of the busiest multiprocessor, weighed by what smaller tiles lose to shared memory and L2, and by what a
+/// block alone loses while it waits for memory. Split sums cost a block as much as 80 of K, and 50 for each split to read.
 fn cost(tile: &Tile, tiles: u32, splits: u32, layer: &Layer, machine: &Machine) -> f32 {
     let each = (tiles * splits).div_ceil(machine.multiprocessors);
-    let k = layer.k.div_ceil(splits) + if splits > 1 { 128 + 32 * splits } else { 0 };
+    let k = layer.k.div_ceil(splits) + if splits > 1 { 80 + 50 * splits } else { 0 };
     let efficiency = match (tile.m, tile.n) {
         (256, _) => 1.0,
-        (128, _) => 0.91,
-        (_, 128) => 0.76,
-        _ => 0.69,
+        (128, _) => 0.97,
+        (_, 128) => 0.87,
+        _ => 0.74,
     };
-    each as f32 * (tile.m * tile.n) as f32 * k as f32 / efficiency
+    let company = if each == 1 && tile.blocks > 1 { ALONE } else { 1.0 };
+    each as f32 * (tile.m * tile.n) as f32 * k as f32 / (efficiency * company)
 }
 
 /// The largest tile of which there are enough for every multiprocessor.

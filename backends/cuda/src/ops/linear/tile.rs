@@ -33,11 +33,6 @@ impl Tile {
         let values = self.m * self.n;
         (if values < self.threads { self.threads } else { values }) as usize
     }
-
-    /// Warps of a small kernel that have a range of K of their own.
-    pub const fn groups(&self) -> u32 {
-        8 / (self.n / 16)
-    }
 }
 
 /// 8 warps of 16 weight rows and each group's rows of x, 64 of K in each of three stages.
