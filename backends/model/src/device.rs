@@ -97,6 +97,28 @@ pub struct RowSampling<'a> {
     pub mask: &'a [u32],
 }
 
+impl RowSampling<'_> {
+    /// Draws from the whole distribution as it is.
+    pub const PLAIN: RowSampling<'static> = RowSampling {
+        seed: 0,
+        temperature: 1.0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition: 1.0,
+        presence: 0.0,
+        frequency: 0.0,
+        top_k: 0,
+        forced: None,
+        bias_token: &[],
+        bias_value: &[],
+        seen_token: &[],
+        seen_count: &[],
+        mask: &[],
+    };
+    /// Takes the likeliest token.
+    pub const GREEDY: RowSampling<'static> = RowSampling { temperature: 0.0, ..Self::PLAIN };
+}
+
 /// Shape of this rank's attention heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Heads {

@@ -7,23 +7,6 @@ use serde_json::Value;
 use std::sync::mpsc::channel;
 use tokenmill_backend_model::device::{Device, RowSampling};
 
-const PLAIN: RowSampling<'static> = RowSampling {
-    seed: 0,
-    temperature: 1.0,
-    top_p: 1.0,
-    min_p: 0.0,
-    repetition: 1.0,
-    presence: 0.0,
-    frequency: 0.0,
-    top_k: 0,
-    forced: None,
-    bias_token: &[],
-    bias_value: &[],
-    seen_token: &[],
-    seen_count: &[],
-    mask: &[],
-};
-
 /// The draw of every instruction set lies where the reference's cumulative probabilities put it.
 fn check_draws(what: &str, logits: &[f32], how: &RowSampling<'_>, seeds: u64) {
     let p = reference::sample::probabilities(logits, how);
@@ -75,7 +58,7 @@ fn probabilities_equal_those_of_transformers() {
             repetition: number("repetition_penalty", 1.0),
             seen_token: &seen,
             seen_count: &vec![0; seen.len()],
-            ..PLAIN
+            ..RowSampling::PLAIN
         };
         let mut got = reference::sample::probabilities(&logits, &how);
         let want = case.get("probabilities").and_then(Value::as_array);
@@ -114,21 +97,21 @@ fn draws_from_a_large_vocabulary_follow_the_reference() {
     let counts: Vec<u32> = (0..300).map(|i| i % 3).collect();
     let mask: Vec<u32> = (0..5003usize.div_ceil(32)).map(|_| random.bits() as u32 | 1).collect();
     let rows = [
-        RowSampling { temperature: 0.8, ..PLAIN },
-        RowSampling { temperature: 1.3, top_p: 0.9, ..PLAIN },
-        RowSampling { temperature: 50.0, top_p: 0.97, ..PLAIN },
-        RowSampling { top_k: 40, ..PLAIN },
-        RowSampling { temperature: 2.0, top_k: 3000, top_p: 0.6, min_p: 0.01, ..PLAIN },
-        RowSampling { temperature: 0.5, min_p: 0.1, ..PLAIN },
-        RowSampling { bias_token: &[7, 9], bias_value: &[4.0, -100.0], ..PLAIN },
-        RowSampling { mask: &mask, top_p: 0.8, ..PLAIN },
+        RowSampling { temperature: 0.8, ..RowSampling::PLAIN },
+        RowSampling { temperature: 1.3, top_p: 0.9, ..RowSampling::PLAIN },
+        RowSampling { temperature: 50.0, top_p: 0.97, ..RowSampling::PLAIN },
+        RowSampling { top_k: 40, ..RowSampling::PLAIN },
+        RowSampling { temperature: 2.0, top_k: 3000, top_p: 0.6, min_p: 0.01, ..RowSampling::PLAIN },
+        RowSampling { temperature: 0.5, min_p: 0.1, ..RowSampling::PLAIN },
+        RowSampling { bias_token: &[7, 9], bias_value: &[4.0, -100.0], ..RowSampling::PLAIN },
+        RowSampling { mask: &mask, top_p: 0.8, ..RowSampling::PLAIN },
         RowSampling {
             seen_token: &seen,
             seen_count: &counts,
             repetition: 1.3,
             presence: 0.5,
             frequency: 0.2,
-            ..PLAIN
+            ..RowSampling::PLAIN
         },
     ];
     for how in &rows {
@@ -144,11 +127,12 @@ fn draws_from_a_large_vocabulary_follow_the_reference() {
 #[test]
 fn frequencies_of_draws_pass_a_chi_square_test() {
     let logits: Vec<f32> = (0..20).map(|i| (i as f32 * 0.7).sin()).collect();
-    let p = reference::sample::probabilities(&logits, &PLAIN);
+    let p = reference::sample::probabilities(&logits, &RowSampling::PLAIN);
     let (draws, mut counts) = (40_000, [0.0; 20]);
     let mut scratch = Scratch::new(20);
     for seed in 0..draws {
-        let token = sample(Isa::available()[0], &logits, &RowSampling { seed, ..PLAIN }, &mut scratch).0;
+        let token =
+            sample(Isa::available()[0], &logits, &RowSampling { seed, ..RowSampling::PLAIN }, &mut scratch).0;
         counts[token as usize] += 1.0;
     }
     let chi: f64 =
@@ -172,7 +156,7 @@ fn rows_without_a_finite_logit_give_no_token() {
         let logits = filled(3, 70, &rows.concat());
         let mut out = device.sampled(3, 70).unwrap();
         for temperature in [0.0, 1.0] {
-            let row = RowSampling { temperature, ..PLAIN };
+            let row = RowSampling { temperature, ..RowSampling::PLAIN };
             device.sample(&logits, &[row, row, RowSampling { mask: &[0, 0, 0], ..row }], &mut out).unwrap();
             assert_eq!(tokens(&mut device, &out), [-1, -1, -1], "{name}");
             let forced = RowSampling { forced: Some(3), ..row };

@@ -58,22 +58,7 @@ impl Sample {
         for at in 0..rows {
             device.gpu().upload(logits.row(at), &row)?;
         }
-        let of = |seed| RowSampling {
-            seed,
-            temperature: 1.0,
-            top_p,
-            min_p: 0.0,
-            repetition: 1.0,
-            presence: 0.0,
-            frequency: 0.0,
-            top_k,
-            forced: None,
-            bias_token: &[],
-            bias_value: &[],
-            seen_token: &[],
-            seen_count: &[],
-            mask: &[],
-        };
+        let of = |seed| RowSampling { seed, top_k, top_p, ..RowSampling::PLAIN };
         let mut slot = || device.sampled(rows, vocab);
         let slots = [slot()?, slot()?, slot()?, slot()?];
         Ok(Self { logits, slots, rows: (0..rows as u64).map(of).collect() })

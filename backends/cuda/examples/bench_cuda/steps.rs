@@ -117,7 +117,7 @@ impl Run {
             shape,
             decoder,
             sequences: Sequences::new(sequences, 1, keys, BLOCK),
-            sampling: vec![greedy(); sequences],
+            sampling: vec![RowSampling::GREEDY; sequences],
             timers,
             weight_bytes,
             done: channel(),
@@ -200,25 +200,6 @@ impl Run {
 /// Tokens of a prompt that each of `sequences` sequences computes in one step.
 fn chunk(sequences: usize) -> usize {
     (2048 / sequences).max(1)
-}
-
-fn greedy() -> RowSampling<'static> {
-    RowSampling {
-        seed: 0,
-        temperature: 0.0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition: 1.0,
-        presence: 0.0,
-        frequency: 0.0,
-        top_k: 0,
-        forced: None,
-        bias_token: &[],
-        bias_value: &[],
-        seen_token: &[],
-        seen_count: &[],
-        mask: &[],
-    }
 }
 
 /// The weights are in host memory, once, until they are loaded.

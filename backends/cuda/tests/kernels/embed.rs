@@ -3,7 +3,6 @@ use tokenmill_cuda::batch::TileTokens;
 use tokenmill_cuda::ops::embed::embed;
 use tokenmill_cuda::ops::sample::{Sampled, Space, sample};
 
-use crate::sample::PLAIN;
 use crate::support::{DTYPES, Random, batch, buffer, empty, gpu, rounded, values, weight};
 
 const ONE_SEQUENCE: Step<'static> = Step {
@@ -44,7 +43,7 @@ fn a_token_may_be_what_a_row_of_the_step_before_sampled() {
     let logits = [0.0, 9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, f32::NAN, 0.0, 0.0];
     let logits = buffer(&gpu, Dtype::F32, 4, &logits);
     let (space, mut sampled) = (Space::new(&gpu, 3, 4).unwrap(), Sampled::new(&gpu, 3, 4).unwrap());
-    let rows = [RowSampling { temperature: 0.0, ..PLAIN }; 3];
+    let rows = [RowSampling { temperature: 0.0, ..RowSampling::PLAIN }; 3];
     sample(&gpu, &logits, &rows, &space, &mut sampled).unwrap();
 
     let table = weight(&gpu, Dtype::F32, 4, 4, &(0..16).map(|i| i as f32).collect::<Vec<_>>());

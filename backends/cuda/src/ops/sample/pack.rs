@@ -166,23 +166,6 @@ impl Met {
 mod tests {
     use super::*;
 
-    const PLAIN: RowSampling<'static> = RowSampling {
-        seed: 0,
-        temperature: 1.0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition: 1.0,
-        presence: 0.0,
-        frequency: 0.0,
-        top_k: 0,
-        forced: None,
-        bias_token: &[],
-        bias_value: &[],
-        seen_token: &[],
-        seen_count: &[],
-        mask: &[],
-    };
-
     fn packed(rows: &[RowSampling<'_>], vocab: usize) -> Vec<u32> {
         let mut packer = Packer::default();
         let mut words = vec![0xdead; packer.measure(rows, vocab)];
@@ -197,13 +180,13 @@ mod tests {
     #[test]
     fn lists_follow_their_rows_in_order() {
         let rows = [
-            RowSampling { bias_token: &[9, 2], bias_value: &[0.5, 1.5], ..PLAIN },
+            RowSampling { bias_token: &[9, 2], bias_value: &[0.5, 1.5], ..RowSampling::PLAIN },
             RowSampling {
                 bias_token: &[1],
                 bias_value: &[2.5],
                 seen_token: &[8, 3, 5],
                 seen_count: &[1, 0, 2],
-                ..PLAIN
+                ..RowSampling::PLAIN
             },
         ];
         let words = packed(&rows, 40);
@@ -220,8 +203,11 @@ mod tests {
 
     #[test]
     fn entries_of_one_token_become_neighbours_in_their_order() {
-        let row =
-            RowSampling { bias_token: &[7, 3, 7, 5, 3], bias_value: &[1.0, 2.0, 3.0, 4.0, 5.0], ..PLAIN };
+        let row = RowSampling {
+            bias_token: &[7, 3, 7, 5, 3],
+            bias_value: &[1.0, 2.0, 3.0, 4.0, 5.0],
+            ..RowSampling::PLAIN
+        };
         let words = packed(&[row], 8);
         assert_eq!(words[words[2] as usize..][..5], [3, 3, 5, 7, 7]);
         assert_eq!(words[words[3] as usize..][..5], [2.0, 5.0, 4.0, 1.0, 3.0].map(f32::to_bits));
@@ -230,7 +216,8 @@ mod tests {
     #[test]
     fn a_mask_that_rows_share_is_written_once() {
         let masks = [[1, 2], [3, 4]];
-        let rows = [1, 0, 1, 9].map(|i| RowSampling { mask: masks.get(i).map_or(&[], |m| &m[..]), ..PLAIN });
+        let rows = [1, 0, 1, 9]
+            .map(|i| RowSampling { mask: masks.get(i).map_or(&[], |m| &m[..]), ..RowSampling::PLAIN });
         let words = packed(&rows, 33);
         assert_eq!(words[words[6] as usize..], [3, 4, 1, 2]);
         assert_eq!([0, 1, 2, 3].map(|row| ranges(&words, row)[4]), [1, 2, 1, 0]);

@@ -3,7 +3,7 @@
 use tokenmill_backend_model::device::RowSampling;
 
 use super::definition::{check, probabilities};
-use super::{PLAIN, sampled, some_logits};
+use super::{sampled, some_logits};
 use crate::support::{Random, gpu};
 
 /// `rows` on the same logits.
@@ -21,7 +21,7 @@ fn shaped(i: u64) -> RowSampling<'static> {
         top_k: [0, 1, 3, 20, 1_000_000][(i % 5) as usize],
         top_p: [1.0, 0.9, 0.5, 0.05, 0.999, 0.7, 1.0][(i % 7) as usize],
         min_p: [0.0, 0.0, 0.05, 0.5][(i / 4 % 4) as usize],
-        ..PLAIN
+        ..RowSampling::PLAIN
     }
 }
 
@@ -37,7 +37,11 @@ fn draws_lie_where_cumulative_probabilities_put_them() {
 #[test]
 fn temperature_alone_draws_from_everything() {
     let rows: Vec<_> = (0..24)
-        .map(|seed| RowSampling { seed, temperature: [0.7, 1.0, 3.0][seed as usize % 3], ..PLAIN })
+        .map(|seed| RowSampling {
+            seed,
+            temperature: [0.7, 1.0, 3.0][seed as usize % 3],
+            ..RowSampling::PLAIN
+        })
         .collect();
     check_on(&some_logits(1, 17_001, 3.0), &rows);
 }
@@ -45,11 +49,11 @@ fn temperature_alone_draws_from_everything() {
 #[test]
 fn a_vocabulary_as_large_as_models_have_is_no_different() {
     let rows = [
-        RowSampling { temperature: 0.0, ..PLAIN },
-        RowSampling { seed: 1, ..PLAIN },
-        RowSampling { seed: 2, top_k: 50, top_p: 0.9, ..PLAIN },
-        RowSampling { seed: 3, temperature: 1.5, top_p: 0.95, ..PLAIN },
-        RowSampling { seed: 4, min_p: 0.05, ..PLAIN },
+        RowSampling { temperature: 0.0, ..RowSampling::PLAIN },
+        RowSampling { seed: 1, ..RowSampling::PLAIN },
+        RowSampling { seed: 2, top_k: 50, top_p: 0.9, ..RowSampling::PLAIN },
+        RowSampling { seed: 3, temperature: 1.5, top_p: 0.95, ..RowSampling::PLAIN },
+        RowSampling { seed: 4, min_p: 0.05, ..RowSampling::PLAIN },
     ];
     check_on(&some_logits(5, 262_144, 5.0), &rows);
 }
@@ -57,18 +61,19 @@ fn a_vocabulary_as_large_as_models_have_is_no_different() {
 #[test]
 fn seeds_at_the_ends_of_their_range_draw_as_others_do() {
     let seeds = (0..8).chain(u64::MAX - 8..=u64::MAX);
-    let rows: Vec<_> = seeds.map(|seed| RowSampling { seed, temperature: 3.0, ..PLAIN }).collect();
+    let rows: Vec<_> =
+        seeds.map(|seed| RowSampling { seed, temperature: 3.0, ..RowSampling::PLAIN }).collect();
     check_on(&some_logits(2, 300, 1.0), &rows);
 }
 
 #[test]
 fn many_draws_take_each_token_as_often_as_it_is_probable() {
     let logits: Vec<f32> = (0..20).map(|i| (i as f32 * 0.7).sin()).collect();
-    let rows: Vec<_> = (0..256).map(|seed| RowSampling { seed, ..PLAIN }).collect();
+    let rows: Vec<_> = (0..256).map(|seed| RowSampling { seed, ..RowSampling::PLAIN }).collect();
     let (tokens, _) = sampled(&gpu(), 20, &logits.repeat(rows.len()), &rows);
     let mut counts = [0.0; 20];
     tokens.iter().for_each(|token| counts[*token as usize] += 1.0);
-    let p = probabilities(&logits, &PLAIN);
+    let p = probabilities(&logits, &RowSampling::PLAIN);
     let chi: f64 = counts.iter().zip(&p).map(|(n, p)| (n - p * 256.0).powi(2) / (p * 256.0)).sum();
     // 19 degrees of freedom: 43.8 is exceeded once in a thousand; the seeds are fixed.
     assert!(chi < 43.8, "{chi}");
@@ -82,10 +87,10 @@ fn top_k_keeps_every_tie_of_the_kth() {
     }
     logits[40] = 2.5;
     let rows: Vec<_> =
-        (0..60).map(|seed| RowSampling { seed, top_k: 1 + seed as u32 % 8, ..PLAIN }).collect();
+        (0..60).map(|seed| RowSampling { seed, top_k: 1 + seed as u32 % 8, ..RowSampling::PLAIN }).collect();
     check_on(&logits, &rows);
     let of_two: Vec<i32> =
-        sampled(&gpu(), 50, &logits.repeat(60), &[RowSampling { top_k: 2, ..PLAIN }; 60]).0;
+        sampled(&gpu(), 50, &logits.repeat(60), &[RowSampling { top_k: 2, ..RowSampling::PLAIN }; 60]).0;
     assert!(of_two.iter().all(|token| [3, 9, 17, 21, 30, 40].contains(token)));
 }
 
@@ -97,7 +102,7 @@ fn top_p_keeps_the_lowest_ids_of_a_tie() {
     let tied = [5, 6, 100, 8000, 8191, 8192, 8193, 8500, 8997, 8998];
     tied.iter().for_each(|token| logits[*token] = 1.0);
     logits[8999] = 2.0;
-    let rows: Vec<_> = (0..60).map(|seed| RowSampling { seed, top_p: 0.75, ..PLAIN }).collect();
+    let rows: Vec<_> = (0..60).map(|seed| RowSampling { seed, top_p: 0.75, ..RowSampling::PLAIN }).collect();
     let all = logits.repeat(rows.len());
     let got = sampled(&gpu(), 9000, &all, &rows);
     check(9000, &all, &rows, &got);
@@ -107,7 +112,8 @@ fn top_p_keeps_the_lowest_ids_of_a_tie() {
 
 #[test]
 fn a_top_p_of_nothing_keeps_one_token() {
-    let rows: Vec<_> = [0.0, 1e-30].map(|top_p| RowSampling { seed: 9, top_p, ..PLAIN }).to_vec();
+    let rows: Vec<_> =
+        [0.0, 1e-30].map(|top_p| RowSampling { seed: 9, top_p, ..RowSampling::PLAIN }).to_vec();
     check_on(&[1.0, 3.0, 2.0, 3.0], &rows);
     assert_eq!(sampled(&gpu(), 4, &[1.0, 3.0, 2.0, 3.0, 3.0, 3.0, 3.0, 3.0], &rows).0, [1, 0]);
 }
@@ -117,7 +123,7 @@ fn more_candidates_than_a_list_holds_are_no_different() {
     // Flat: thousands of tokens are needed for any of these.
     let mut rows = Vec::new();
     for seed in 0..4 {
-        let flat = RowSampling { seed, temperature: 50.0, ..PLAIN };
+        let flat = RowSampling { seed, temperature: 50.0, ..RowSampling::PLAIN };
         rows.extend([
             RowSampling { top_p: 0.97, ..flat },
             RowSampling { top_k: 9000, ..flat },
@@ -144,7 +150,7 @@ fn values_of_any_size_are_told_apart() {
                     top_k,
                     temperature: 1e9,
                     top_p: [1.0, 0.4][seed as usize % 2],
-                    ..PLAIN
+                    ..RowSampling::PLAIN
                 })
                 .collect();
             check_on(logits, &rows);
@@ -179,7 +185,7 @@ fn random_parameters_on_random_rows_follow_the_definition() {
                 top_k: [0, 1 + random.below(vocab + 5) as u32][random.below(2)],
                 top_p: [1.0, random.below(1000) as f32 * 1e-3][random.below(2)],
                 min_p: [0.0, random.below(100) as f32 * 1e-2][random.below(2)],
-                ..PLAIN
+                ..RowSampling::PLAIN
             })
             .collect();
         let logits = some_logits(round, vocab * rows.len(), 3.0);

@@ -3,7 +3,7 @@
 use tokenmill_backend_model::device::RowSampling;
 
 use super::definition::{adjusted, check};
-use super::{GREEDY, PLAIN, sampled, some_logits};
+use super::{sampled, some_logits};
 use crate::support::{Random, gpu};
 
 /// Rows sampled greedily and by draws, on logits of their own.
@@ -22,7 +22,7 @@ fn check_rows(vocab: usize, rows: &[RowSampling<'_>]) {
 fn biases_are_added() {
     let (tokens, values) = ([7, 0, 8191, 8192, 16_999, 300], [6.0, -3.0, 9.0, 9.5, 12.0, f32::NEG_INFINITY]);
     let rows: Vec<_> = (0..6)
-        .map(|n| RowSampling { bias_token: &tokens[..=n], bias_value: &values[..=n], ..PLAIN })
+        .map(|n| RowSampling { bias_token: &tokens[..=n], bias_value: &values[..=n], ..RowSampling::PLAIN })
         .collect();
     check_rows(17_000, &rows);
 }
@@ -32,7 +32,11 @@ fn entries_of_one_token_apply_one_after_the_other() {
     let gpu = gpu();
     let mut logits = vec![0.0; 40];
     // In this order 1e8 swallows the 0.25, so that 3 is the largest; in any other it stays.
-    let biased = RowSampling { bias_token: &[9, 3, 9, 9], bias_value: &[0.25, 0.125, 1e8, -1e8], ..GREEDY };
+    let biased = RowSampling {
+        bias_token: &[9, 3, 9, 9],
+        bias_value: &[0.25, 0.125, 1e8, -1e8],
+        ..RowSampling::GREEDY
+    };
     assert_eq!(sampled(&gpu, 40, &logits, &[biased]).0, [3]);
     // The first entry alone leaves 4 the largest, and so do the first two.
     logits[4] = 8.0;
@@ -42,7 +46,7 @@ fn entries_of_one_token_apply_one_after_the_other() {
         seen_count: &[0, 1, 0, 1, 0],
         repetition: 2.0,
         presence: 0.0625,
-        ..GREEDY
+        ..RowSampling::GREEDY
     };
     assert_eq!(adjusted(&logits, &seen)[4], 8.0 / 2.0 / 2.0 / 2.0 - 0.0625);
     assert_eq!(sampled(&gpu, 40, &logits, &[seen]).0, [7]);
@@ -64,10 +68,10 @@ fn masks_leave_what_they_allow() {
     all.extend(mask(&[7, 19, 8195]));
     let masks: Vec<&[u32]> =
         single.iter().map(|mask| &mask[..]).chain([&all[..words], &all[words..], &all[words..]]).collect();
-    let rows: Vec<_> = masks.iter().map(|mask| RowSampling { mask, ..PLAIN }).collect();
+    let rows: Vec<_> = masks.iter().map(|mask| RowSampling { mask, ..RowSampling::PLAIN }).collect();
     check_rows(vocab, &rows);
     let logits = some_logits(5, vocab * 5, 3.0);
-    let only: Vec<_> = single.iter().map(|mask| RowSampling { mask, ..GREEDY }).collect();
+    let only: Vec<_> = single.iter().map(|mask| RowSampling { mask, ..RowSampling::GREEDY }).collect();
     assert_eq!(sampled(&gpu(), vocab, &logits, &only).0, [0, 31, 8191, 8192, 8199]);
 }
 
@@ -76,7 +80,7 @@ fn penalties_follow_their_formulas() {
     let vocab = 8210;
     let seen: Vec<u32> = (0..vocab as u32).step_by(3).rev().collect();
     let counts: Vec<u32> = seen.iter().map(|token| token % 4).collect();
-    let base = RowSampling { seen_token: &seen, seen_count: &counts, ..PLAIN };
+    let base = RowSampling { seen_token: &seen, seen_count: &counts, ..RowSampling::PLAIN };
     let rows = [
         RowSampling { repetition: 1.3, ..base },
         RowSampling { repetition: 50.0, ..base },
@@ -95,7 +99,8 @@ fn penalties_round_as_defined_so_that_ties_stay() {
     for _ in 0..20 {
         let frequency = 0.5 + 0.3 * random.number();
         let presence = 1e-3 * random.number();
-        let row = RowSampling { seen_token: &[5], seen_count: &[3], frequency, presence, ..GREEDY };
+        let row =
+            RowSampling { seen_token: &[5], seen_count: &[3], frequency, presence, ..RowSampling::GREEDY };
         let mut logits = vec![-10.0; 64];
         // So close that nothing is lost in the subtraction.
         logits[5] = 3.0 * frequency + 0.3;
@@ -129,7 +134,7 @@ fn all_edits_at_once_apply_in_their_order() {
             presence: 0.2,
             frequency: 0.3,
             min_p: 0.02,
-            ..PLAIN
+            ..RowSampling::PLAIN
         })
         .collect();
     check_rows(vocab, &rows);
@@ -137,7 +142,7 @@ fn all_edits_at_once_apply_in_their_order() {
 
 #[test]
 fn a_bias_that_leaves_no_number_gives_no_token() {
-    let with = |bias_value| RowSampling { bias_token: &[1], bias_value, ..PLAIN };
+    let with = |bias_value| RowSampling { bias_token: &[1], bias_value, ..RowSampling::PLAIN };
     let rows = [with(&[f32::INFINITY]), with(&[f32::NAN]), with(&[f32::MAX]), with(&[f32::NEG_INFINITY])];
     let logits = [0.0, 3e38].repeat(rows.len());
     for temperature in [0.0, 1.0] {
@@ -151,6 +156,6 @@ fn more_edits_than_there_is_room_for_make_room() {
     let vocab = 64;
     let tokens: Vec<u32> = (0..4000).map(|i| i % 64).collect();
     let values: Vec<f32> = (0..4000).map(|i| [0.5, -0.25][i / 64 % 2] * (i % 5) as f32).collect();
-    let row = RowSampling { bias_token: &tokens, bias_value: &values, ..PLAIN };
+    let row = RowSampling { bias_token: &tokens, bias_value: &values, ..RowSampling::PLAIN };
     check_rows(vocab, &[row, row]);
 }

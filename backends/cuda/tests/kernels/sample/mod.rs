@@ -11,25 +11,6 @@ use tokenmill_cuda::ops::sample::{Sampled, Space, sample};
 
 use crate::support::{Random, buffer, values};
 
-pub(crate) const PLAIN: RowSampling<'static> = RowSampling {
-    seed: 0,
-    temperature: 1.0,
-    top_p: 1.0,
-    min_p: 0.0,
-    repetition: 1.0,
-    presence: 0.0,
-    frequency: 0.0,
-    top_k: 0,
-    forced: None,
-    bias_token: &[],
-    bias_value: &[],
-    seen_token: &[],
-    seen_count: &[],
-    mask: &[],
-};
-
-const GREEDY: RowSampling<'static> = RowSampling { temperature: 0.0, ..PLAIN };
-
 /// Tokens and log-probabilities of rows of logits, each sampled in its own way.
 fn sampled(gpu: &Gpu, vocab: usize, logits: &[f32], rows: &[RowSampling<'_>]) -> (Vec<i32>, Vec<f32>) {
     let on_gpu = buffer(gpu, Dtype::F32, vocab, logits);

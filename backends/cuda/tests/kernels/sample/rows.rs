@@ -4,14 +4,20 @@ use tokenmill_backend_model::device::{Dtype, RowSampling};
 use tokenmill_cuda::ops::sample::{Sampled, Space, sample};
 
 use super::definition::check;
-use super::{GREEDY, PLAIN, sampled, some_logits};
+use super::{sampled, some_logits};
 use crate::support::{buffer, gpu};
 
 #[test]
 fn greedy_rows_take_the_largest_whatever_shapes_a_draw() {
     for vocab in [1, 3, 4, 31, 257, 8192, 8193, 17_003] {
         let rows: Vec<_> = (0..5)
-            .map(|i| RowSampling { top_k: i % 3, top_p: 0.5, min_p: 0.1, seed: u64::from(i), ..GREEDY })
+            .map(|i| RowSampling {
+                top_k: i % 3,
+                top_p: 0.5,
+                min_p: 0.1,
+                seed: u64::from(i),
+                ..RowSampling::GREEDY
+            })
             .collect();
         let logits = some_logits(vocab as u64, vocab * rows.len(), 9.0);
         check(vocab, &logits, &rows, &sampled(&gpu(), vocab, &logits, &rows));
@@ -24,10 +30,10 @@ fn the_lower_id_wins_a_tie() {
     let mut logits = vec![-1.0; 20_000];
     for tied in [[19_999, 12_000], [12_000, 8192], [8192, 8191], [8191, 37], [37, 33], [33, 0]] {
         tied.iter().for_each(|token| logits[*token] = 5.0);
-        assert_eq!(sampled(&gpu, 20_000, &logits, &[GREEDY]).0, [tied[1] as i32]);
+        assert_eq!(sampled(&gpu, 20_000, &logits, &[RowSampling::GREEDY]).0, [tied[1] as i32]);
     }
     // Zero has two signs and one value.
-    assert_eq!(sampled(&gpu, 4, &[-1.0, -0.0, 0.0, -0.0], &[GREEDY]).0, [1]);
+    assert_eq!(sampled(&gpu, 4, &[-1.0, -0.0, 0.0, -0.0], &[RowSampling::GREEDY]).0, [1]);
 }
 
 #[test]
@@ -35,7 +41,12 @@ fn forced_tokens_are_the_result_with_their_own_log_probability() {
     let vocab = 8300_usize;
     let nothing = vec![0; vocab.div_ceil(32)];
     let rows: Vec<_> = [0, 37, 8191, 8192, 8299]
-        .map(|token| RowSampling { forced: Some(token), temperature: token as f32, mask: &nothing, ..PLAIN })
+        .map(|token| RowSampling {
+            forced: Some(token),
+            temperature: token as f32,
+            mask: &nothing,
+            ..RowSampling::PLAIN
+        })
         .to_vec();
     let logits = some_logits(7, vocab * rows.len(), 3.0);
     check(vocab, &logits, &rows, &sampled(&gpu(), vocab, &logits, &rows));
@@ -56,8 +67,8 @@ fn rows_with_nothing_to_sample_give_no_token() {
         }
         lists.push(vec![1.0; vocab]); // its mask allows nothing
         let nothing = vec![0; vocab.div_ceil(32)];
-        let filtered = RowSampling { top_k: 5, top_p: 0.5, ..PLAIN };
-        for how in [GREEDY, PLAIN, filtered] {
+        let filtered = RowSampling { top_k: 5, top_p: 0.5, ..RowSampling::PLAIN };
+        for how in [RowSampling::GREEDY, RowSampling::PLAIN, filtered] {
             let mut rows = vec![how; lists.len()];
             rows.last_mut().unwrap().mask = &nothing;
             let (tokens, logprobs) = sampled(&gpu, vocab, &lists.concat(), &rows);
@@ -69,7 +80,7 @@ fn rows_with_nothing_to_sample_give_no_token() {
 
 #[test]
 fn nothing_finite_is_no_hindrance_to_a_forced_token_but_nan_is() {
-    let forced = RowSampling { forced: Some(2), ..PLAIN };
+    let forced = RowSampling { forced: Some(2), ..RowSampling::PLAIN };
     let logits = [[f32::NEG_INFINITY; 4], [0.0, f32::NAN, 0.0, 0.0], [0.0, 1.0, 2.0, 3.0]].concat();
     let (tokens, logprobs) = sampled(&gpu(), 4, &logits, &[forced; 3]);
     assert_eq!(tokens, [2, -1, 2]);
@@ -83,9 +94,10 @@ fn results_of_a_slot_are_those_of_its_last_step() {
     let mut out = Sampled::new(&gpu, 4, 5).unwrap();
     for n in [4, 1, 3] {
         let logits: Vec<f32> = (0..n * 5).map(|i| ((i * 7 + n) % 11) as f32).collect();
-        sample(&gpu, &buffer(&gpu, Dtype::F32, 5, &logits), &vec![GREEDY; n], &space, &mut out).unwrap();
+        sample(&gpu, &buffer(&gpu, Dtype::F32, 5, &logits), &vec![RowSampling::GREEDY; n], &space, &mut out)
+            .unwrap();
         let (mut tokens, mut logprobs) = (Vec::new(), Vec::new());
         out.fetch(&mut tokens, &mut logprobs).unwrap();
-        check(5, &logits, &vec![GREEDY; n], &(tokens, logprobs));
+        check(5, &logits, &vec![RowSampling::GREEDY; n], &(tokens, logprobs));
     }
 }
