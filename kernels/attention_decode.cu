@@ -32,6 +32,7 @@
 // blocks per SM                  4     4     3     3     2               3     3     2     2   (by registers)
 // KiB on the way per SM         64    80    72    96    96     (a warp's 16 keys and 16 values, half of these at 256)
 #include "attention.cuh"
+#include "last_block.cuh"
 #include "reduce.cuh"
 #include "vector.cuh"
 
@@ -271,20 +272,6 @@ DEVICE Partial partial_of(f32* partial, u32 sequence, u32 query_heads, u32 head,
     return Partial{partial + index * dim, partial + all * dim + index * 2};
 }
 
-// Whether this block is the last of `pieces` to come here; what the others wrote before is then seen.
-DEVICE bool is_last(u32* counter, u32 pieces) {
-    SHARED(u32, before, [1]);
-    fence();
-    sync_block();
-    if (thread_x() == 0) {
-        before[0] = atomic_add(counter, 1u);
-        if (before[0] == pieces - 1) *counter = 0;
-    }
-    sync_block();
-    fence();
-    return before[0] == pieces - 1;
-}
-
 // A warp puts the pieces of a head together. A lane knows the weights of pieces lane and lane + 32.
 template <class T, u32 DIM> DEVICE void merge(T* out, const Partial& from, u32 pieces) {
     constexpr u32 FOURS = (DIM + 127) / 128;
@@ -392,7 +379,7 @@ DEVICE void attention_decode(const Batch* batch, const T* qkv, const T* keys, co
             if (d == 0) to.weight[0] = high, to.weight[1] = total;
         }
     }
-    if (kept[1] == 1 || !is_last(counters + kept[2], kept[1])) return;
+    if (kept[1] == 1 || !is_last_block(counters + kept[2], kept[1])) return;
     for (u32 head = uniform(warp()); head < own.count; head += DECODE_WARPS) {
         T* to = out + (static_cast<u64>(token) * query_heads + own.first + head) * DIM;
         merge<T, DIM>(to, partial_of(partial, block_x(), query_heads, own.first + head, splits, 0, DIM), kept[1]);

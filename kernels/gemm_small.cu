@@ -2,10 +2,10 @@
 //
 // x T [M, K], w T [N, K], bias f32 [N] or null, out f32 or T with its own row stride; T = bf16, f16; f32 accumulation.
 // K a multiple of 8, x and w 16-byte aligned, any N, M <= the tile's. A kernel per tile, gemm_small_<T>_<M>x<N>:
-//   grid (ceil(N / tile N), splits of K), 256 threads, dynamic shared memory SmallTile::shared_bytes (60 or 72 KB),
+//   grid (ceil(N / tile N), splits of K), 256 threads, dynamic shared memory SmallTile::shared_bytes (72 KB),
 //   partials and counters as in split_k.cuh with ceil(tile M * tile N / 256) values per thread.
 // sm_80 and newer (mma.sync, ldmatrix, cp.async). Occupancy: three blocks per multiprocessor of 228 KB, two of 164 KB
-// (<= 80 registers), two with 32 rows or more (<= 128): 32 KB of weights in flight per block, where about 20 KB per
+// (<= 80 registers), two with 32 rows (<= 128): 32 KB of weights in flight per block, where about 20 KB per
 // multiprocessor cover the latency of HBM.
 //
 // Bound by reading the weights once. They are the A operand of mma (16 outputs), the few rows of x the B operand (8 rows),

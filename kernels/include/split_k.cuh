@@ -1,6 +1,7 @@
 // Split-K: several blocks work on the same tile of the output, each over its own range of K (grid_y of them, this is
 // block_y), and the last one to finish adds their partial sums in the order of the ranges: the same bits whoever is last.
 #pragma once
+#include "last_block.cuh"
 #include "vector.cuh"
 
 // A thread's N values of one split, WIDTH neighbours at a time.
@@ -21,8 +22,8 @@ template <u32 THREADS, u32 WIDTH, u32 N> DEVICE void load_part(f32 (&part)[N], c
 }
 
 // `values`: what each thread holds of its block's partial sum. `partials`: f32 [tile][split][value / W][thread][W], W = 4
-// where a thread has a multiple of four values, else 1; 16-byte aligned. `counters`: a zero per tile, left zero, so that a
-// CUDA graph can replay the launch. True in the block that goes on, with the whole sums in `values`. All THREADS call it.
+// where a thread has a multiple of four values, else 1; 16-byte aligned. `counters`: a zero per tile, left zero.
+// True in the block that goes on, with the whole sums in `values`. All THREADS call it.
 template <u32 THREADS, u32 A, u32 B>
 DEVICE bool split_k_sum(f32 (&values)[A][B], f32* partials, u32* counters, u32 tile) {
     constexpr u32 all = A * B, width = all % 4 == 0 ? 4 : 1;
@@ -42,21 +43,9 @@ DEVICE bool split_k_sum(f32 (&values)[A][B], f32* partials, u32* counters, u32 t
             mine[i * THREADS] = value(i);
         }
     }
-    // Every thread's writes are out before thread 0 says so.
-    fence();
-    sync_block();
-    SHARED(u32, finished, [1]);
-    if (thread_x() == 0) {
-        finished[0] = atomic_add(counters + tile, 1u);
-    }
-    sync_block();
-    if (finished[0] != splits - 1) {
+    if (!is_last_block(counters + tile, splits)) {
         return false;
     }
-    if (thread_x() == 0) {
-        counters[tile] = 0;
-    }
-    fence();
     // Some values of a few splits are loaded together: one after the other, latency would be most of the time; all of
     // them would not fit the registers.
     constexpr u32 some = all < 16 ? all : 16, together = 4;
