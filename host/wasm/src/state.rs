@@ -1,6 +1,6 @@
 //! What a store of wasmtime carries for one instance.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokenmill_policy::sample::Mask;
 use tokenmill_policy::{Host, sample, schedule};
@@ -65,16 +65,16 @@ impl State {
             inspected: Vec::new(),
             wrong: None,
             configuring: true,
-            meter: Meter::start(Duration::ZERO),
+            meter: Meter::start(Instant::now(), Duration::ZERO),
             entries: 0,
             lines: 0,
             looks: 0,
         }
     }
 
-    /// Before a call that may last so long, about a view of so many sequences or rows.
-    pub(crate) fn begin(&mut self, limit: Duration, len: usize) {
-        self.meter = Meter::start(limit);
+    /// Before a call that may last so long from then on, about a view of so many sequences or rows.
+    pub(crate) fn begin(&mut self, began: Instant, limit: Duration, len: usize) {
+        self.meter = Meter::start(began, limit);
         self.len = len as u32;
         self.wrong = None;
         self.entries = 0;
