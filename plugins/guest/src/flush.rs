@@ -10,28 +10,15 @@ pub(crate) struct Flush {
     rows: Vec<u32>,
     floats: Vec<f32>,
     ints: Vec<u32>,
+    params: Params,
     masks: Masks,
 }
 
 impl Flush {
-    /// Takes the masks out of `knobs`, so that only the policy's own references keep them.
-    pub(crate) fn knobs(&mut self, knobs: &mut Knobs, out: &wit::Knobs) {
-        let Self { rows, floats, ints, masks } = self;
-        let columns: [(&[(u32, f32)], &dyn Fn(&[u32], &[f32])); 3] = [
-            (&knobs.temperature, &|rows, values| out.temperature(rows, values)),
-            (&knobs.top_p, &|rows, values| out.top_p(rows, values)),
-            (&knobs.min_p, &|rows, values| out.min_p(rows, values)),
-        ];
-        for (column, set) in columns {
-            if !column.is_empty() {
-                split(column, rows, floats);
-                set(rows, floats);
-            }
-        }
-        if !knobs.top_k.is_empty() {
-            split(&knobs.top_k, rows, ints);
-            out.top_k(rows, ints);
-        }
+    /// Of a view of so many rows. Takes the masks out of `knobs`, so that only the policy's own references keep them.
+    pub(crate) fn knobs(&mut self, knobs: &mut Knobs, rows: usize, out: &wit::Knobs) {
+        self.params.send(knobs, rows);
+        let Self { floats, ints, masks, .. } = self;
         for of_row in knobs.bias.chunk_by(|one, next| one.0 == next.0) {
             ints.clear();
             floats.clear();
@@ -63,6 +50,51 @@ impl Flush {
             out.finish(&choices.finish);
         }
     }
+}
+
+/// The parameters of the device.
+#[derive(Default)]
+struct Params {
+    rows: Vec<u32>,
+    temperature: Vec<f32>,
+    top_k: Vec<u32>,
+    top_p: Vec<f32>,
+    min_p: Vec<f32>,
+}
+
+impl Params {
+    /// In one call, if they are of the same rows, without these if they are all of the view's.
+    fn send(&mut self, knobs: &Knobs, all: usize) {
+        let Self { rows, temperature, top_k, top_p, min_p } = self;
+        let Knobs { temperature: t, top_k: k, top_p: p, min_p: m, .. } = knobs;
+        let mut sent = [t.is_empty(), k.is_empty(), p.is_empty(), m.is_empty()];
+        while sent != [true; 4] {
+            rows.clear();
+            take(t, &mut sent[0], rows, temperature);
+            take(k, &mut sent[1], rows, top_k);
+            take(p, &mut sent[2], rows, top_p);
+            take(m, &mut sent[3], rows, min_p);
+            if rows.len() == all && rows.iter().zip(0..).all(|(row, nth)| *row == nth) {
+                rows.clear();
+            }
+            wit::Knobs::params(rows, temperature, top_k, top_p, min_p);
+        }
+    }
+}
+
+/// The values of a column that was not sent, if it is of these rows; they are those of the first column that asks.
+fn take<T: Copy>(column: &[(u32, T)], sent: &mut bool, rows: &mut Vec<u32>, values: &mut Vec<T>) {
+    values.clear();
+    if *sent {
+        return;
+    }
+    if rows.is_empty() {
+        rows.extend(column.iter().map(|(row, _)| row));
+    } else if !column.iter().map(|(row, _)| row).eq(rows.iter()) {
+        return;
+    }
+    values.extend(column.iter().map(|(_, value)| value));
+    *sent = true;
 }
 
 /// Pairs as two columns.
