@@ -12,7 +12,7 @@ const LEAST: f64 = -708.0;
 
 /// e^x for x at most 0, up to one unit in the last place or two.
 #[inline]
-pub(crate) fn exp(x: f64) -> f64 {
+pub fn exp(x: f64) -> f64 {
     let bounded = if x > LEAST { x } else { LEAST };
     let shifted = bounded * LOG2_E + ROUND;
     let n = shifted - ROUND;
