@@ -16,14 +16,18 @@ pub fn weights(logprobs: &[f32], temperature: f32) -> Vec<f64> {
     logprobs.iter().map(|logprob| exp::exp(f64::from(logprob - first) * scale)).collect()
 }
 
-/// The sum, by four sums of every fourth value: one alone would wait for each addition.
-pub fn sum(values: &[f64]) -> f64 {
-    let (fours, rest) = values.as_chunks::<4>();
-    let mut sums = [0.0; 4];
-    for four in fours {
-        sums.iter_mut().zip(four).for_each(|(sum, value)| *sum += value);
+/// The sum of so many values, by four sums of every fourth: one alone would wait for each addition.
+pub fn sum_of(count: usize, value: impl Fn(usize) -> f64) -> f64 {
+    let (mut sums, fours) = ([0.0; 4], count - count % 4);
+    for first in (0..fours).step_by(4) {
+        sums.iter_mut().enumerate().for_each(|(nth, sum)| *sum += value(first + nth));
     }
-    (sums[0] + sums[1]) + (sums[2] + sums[3]) + rest.iter().sum::<f64>()
+    (sums[0] + sums[1]) + (sums[2] + sums[3]) + (fours..count).map(value).sum::<f64>()
+}
+
+/// The sum of values, as [`sum_of`].
+pub fn sum(values: &[f64]) -> f64 {
+    sum_of(values.len(), |nth| values[nth])
 }
 
 /// The first index at which the sum of the weights passes `u` of `total`, which is theirs; `u` is in [0, 1).

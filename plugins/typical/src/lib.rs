@@ -18,7 +18,7 @@ mod tests;
 use std::ops::Range;
 
 use tokenmill_plugin_common::{Args, Candidates, FEW, Sequences, config};
-use tokenmill_plugin_draw::{draw, exp, sum, uniform, weights};
+use tokenmill_plugin_draw::{draw, exp, sum, sum_of, uniform, weights};
 use tokenmill_policy::sample::{Choices, Knobs, Logits, Sampler, View};
 use tokenmill_policy::{Error, Host};
 
@@ -66,13 +66,14 @@ impl Settings {
     }
 }
 
-/// Which of a row's candidates are typical, by their log-probabilities and weights, most likely first.
+/// Which of a row's candidates are typical, by their log-probabilities, most likely first, and their weights, whose sum
+/// is `total`.
 ///
 /// Surprises are counted from that of the first, and so is the entropy: it is their mean.
-fn typical(logprobs: &[f32], weights: &[f64], typical_p: f32) -> Range<usize> {
+fn typical(logprobs: &[f32], (weights, total): (&[f64], f64), typical_p: f32) -> Range<usize> {
     let surprise = |nth: usize| f64::from(logprobs[0] - logprobs[nth]);
-    let (total, possible) = (sum(weights), weights.partition_point(|weight| *weight > 0.0));
-    let mean = (0..possible).map(|nth| weights[nth] * surprise(nth)).sum::<f64>() / total;
+    let possible = weights.partition_point(|weight| *weight > 0.0);
+    let mean = sum_of(possible, |nth| weights[nth] * surprise(nth)) / total;
     let far = |nth: usize| (surprise(nth) - mean).abs();
     // They grow with the surprise: the nearest are to either side of the mean.
     let mut low = logprobs.partition_point(|logprob| f64::from(logprobs[0] - logprob) < mean);
@@ -97,10 +98,11 @@ impl Settings {
     /// Draws a token; none if the candidates leave out too much.
     fn pick(&self, row: &Candidates<'_>) -> Option<u32> {
         let mut all = weights(row.logprobs, 1.0);
-        if !row.last && exp(f64::from(row.logprobs[0])) * sum(&all) <= ENOUGH {
+        let total = sum(&all);
+        if !row.last && exp(f64::from(row.logprobs[0])) * total <= ENOUGH {
             return None;
         }
-        let kept = typical(row.logprobs, &all, self.typical_p);
+        let kept = typical(row.logprobs, (&all, total), self.typical_p);
         if self.temperature != 1.0 {
             all[kept.clone()].copy_from_slice(&weights(&row.logprobs[kept.clone()], self.temperature));
         }

@@ -21,7 +21,7 @@ fn floats(value: &Value) -> Vec<f32> {
 fn kept(logits: &[f32], mass: f32) -> (Vec<u32>, Vec<f64>) {
     let (tokens, logprobs) = Row(vec![logits.to_vec()]).top_k(0, u32::MAX).unwrap();
     let weights = weights(&logprobs, 1.0);
-    let kept = typical(&logprobs, &weights, mass);
+    let kept = typical(&logprobs, (&weights, sum(&weights)), mass);
     let weights = &weights[kept.clone()];
     (tokens[kept].to_vec(), weights.iter().map(|weight| weight / sum(weights)).collect())
 }
