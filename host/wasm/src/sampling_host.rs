@@ -106,26 +106,20 @@ impl sample_host::HostKnobs for State {
 
     fn params(
         &mut self,
-        rows: Vec<u32>,
         temperature: Vec<f32>,
         top_k: Vec<u32>,
         top_p: Vec<f32>,
         min_p: Vec<f32>,
     ) -> wasmtime::Result<()> {
-        self.add(rows.len())?;
         // No handle says so.
         if !lend::planning() {
             return Err(Failure::bad("params are for plan to set").into());
         }
-        if !self.known("params", &rows) {
-            return Ok(());
-        }
-        let count = if rows.is_empty() { self.len as usize } else { rows.len() };
-        let row = |nth: usize| rows.get(nth).map_or(nth as u32, |row| *row);
+        let rows = self.len as usize;
         macro_rules! set {
             ($($name:ident),*) => {
-                $(if !$name.is_empty() && self.paired(stringify!($name), count, $name.len())? {
-                    self.knobs.$name.extend($name.into_iter().enumerate().map(|(nth, value)| (row(nth), value)));
+                $(if !$name.is_empty() && self.paired(stringify!($name), rows, $name.len())? {
+                    self.knobs.$name.extend((0..).zip($name));
                 })*
             };
         }

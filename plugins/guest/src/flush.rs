@@ -18,6 +18,7 @@ impl Flush {
     /// Of a view of so many rows. Takes the masks out of `knobs`, so that only the policy's own references keep them.
     pub(crate) fn knobs(&mut self, knobs: &mut Knobs, rows: usize, out: &wit::Knobs) {
         self.params.send(knobs, rows);
+        self.columns(knobs, rows, out);
         let Self { floats, ints, masks, .. } = self;
         for of_row in knobs.bias.chunk_by(|one, next| one.0 == next.0) {
             ints.clear();
@@ -38,6 +39,26 @@ impl Flush {
         }
     }
 
+    /// The parameters that are not of all rows.
+    fn columns(&mut self, knobs: &Knobs, all: usize, out: &wit::Knobs) {
+        let Self { rows, floats, ints, .. } = self;
+        let columns: [(&[(u32, f32)], &dyn Fn(&[u32], &[f32])); 3] = [
+            (&knobs.temperature, &|rows, values| out.temperature(rows, values)),
+            (&knobs.top_p, &|rows, values| out.top_p(rows, values)),
+            (&knobs.min_p, &|rows, values| out.min_p(rows, values)),
+        ];
+        for (column, set) in columns {
+            if !column.is_empty() && !whole(column, all) {
+                split(column, rows, floats);
+                set(rows, floats);
+            }
+        }
+        if !knobs.top_k.is_empty() && !whole(&knobs.top_k, all) {
+            split(&knobs.top_k, rows, ints);
+            out.top_k(rows, ints);
+        }
+    }
+
     pub(crate) fn choices(&mut self, choices: &Choices, out: &wit::Choices) {
         if !choices.accept.is_empty() {
             split(&choices.accept, &mut self.rows, &mut self.ints);
@@ -52,10 +73,9 @@ impl Flush {
     }
 }
 
-/// The parameters of the device.
+/// The parameters of all rows.
 #[derive(Default)]
 struct Params {
-    rows: Vec<u32>,
     temperature: Vec<f32>,
     top_k: Vec<u32>,
     top_p: Vec<f32>,
@@ -63,38 +83,31 @@ struct Params {
 }
 
 impl Params {
-    /// In one call, if they are of the same rows, without these if they are all of the view's.
-    fn send(&mut self, knobs: &Knobs, all: usize) {
-        let Self { rows, temperature, top_k, top_p, min_p } = self;
-        let Knobs { temperature: t, top_k: k, top_p: p, min_p: m, .. } = knobs;
-        let mut sent = [t.is_empty(), k.is_empty(), p.is_empty(), m.is_empty()];
-        while sent != [true; 4] {
-            rows.clear();
-            take(t, &mut sent[0], rows, temperature);
-            take(k, &mut sent[1], rows, top_k);
-            take(p, &mut sent[2], rows, top_p);
-            take(m, &mut sent[3], rows, min_p);
-            if rows.len() == all && rows.iter().zip(0..).all(|(row, nth)| *row == nth) {
-                rows.clear();
-            }
-            wit::Knobs::params(rows, temperature, top_k, top_p, min_p);
+    fn send(&mut self, knobs: &Knobs, rows: usize) {
+        let Self { temperature, top_k, top_p, min_p } = self;
+        let any = take(&knobs.temperature, rows, temperature)
+            | take(&knobs.top_k, rows, top_k)
+            | take(&knobs.top_p, rows, top_p)
+            | take(&knobs.min_p, rows, min_p);
+        if any {
+            wit::Knobs::params(temperature, top_k, top_p, min_p);
         }
     }
 }
 
-/// The values of a column that was not sent, if it is of these rows; they are those of the first column that asks.
-fn take<T: Copy>(column: &[(u32, T)], sent: &mut bool, rows: &mut Vec<u32>, values: &mut Vec<T>) {
+/// Whether a column names all of so many rows, in order.
+fn whole<T>(column: &[(u32, T)], rows: usize) -> bool {
+    column.len() == rows && column.iter().zip(0..).all(|((row, _), nth)| *row == nth)
+}
+
+/// The values of a column of all rows; otherwise there are none.
+fn take<T: Copy>(column: &[(u32, T)], rows: usize, values: &mut Vec<T>) -> bool {
     values.clear();
-    if *sent {
-        return;
+    let whole = whole(column, rows);
+    if whole {
+        values.extend(column.iter().map(|(_, value)| value));
     }
-    if rows.is_empty() {
-        rows.extend(column.iter().map(|(row, _)| row));
-    } else if !column.iter().map(|(row, _)| row).eq(rows.iter()) {
-        return;
-    }
-    values.extend(column.iter().map(|(_, value)| value));
-    *sent = true;
+    whole
 }
 
 /// Pairs as two columns.

@@ -72,7 +72,7 @@ const SAMPLING: &[Import] = &[
 /// What later versions added: its operations have numbers after all others, so that seeds keep their meaning.
 const LATER: &[Import] = &[
     ("sample-host", "[static]view.batch-update", "r", ""),
-    ("sample-host", "[static]knobs.params", "wwwwwwwwww", ""),
+    ("sample-host", "[static]knobs.params", "wwwwwwww", ""),
     ("sample-host", "[method]logits.batch-top-k", "Lwwwwr", ""),
 ];
 

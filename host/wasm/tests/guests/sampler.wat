@@ -15,7 +15,7 @@
   (import "tokenmill:policy/sample-host@0.1.0" "[method]knobs.top-k" (func $top_k (param i32 i32 i32 i32 i32)))
   (import "tokenmill:policy/sample-host@0.1.0" "[method]knobs.top-p" (func $top_p (param i32 i32 i32 i32 i32)))
   (import "tokenmill:policy/sample-host@0.1.0" "[method]knobs.min-p" (func $min_p (param i32 i32 i32 i32 i32)))
-  (import "tokenmill:policy/sample-host@0.1.0" "[static]knobs.params" (func $params (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32)))
+  (import "tokenmill:policy/sample-host@0.1.0" "[static]knobs.params" (func $params (param i32 i32 i32 i32 i32 i32 i32 i32)))
   (import "tokenmill:policy/sample-host@0.1.0" "[method]knobs.bias" (func $bias (param i32 i32 i32 i32 i32 i32)))
   (import "tokenmill:policy/sample-host@0.1.0" "[method]knobs.allow" (func $allow (param i32 i32 i32)))
   (import "tokenmill:policy/sample-host@0.1.0" "[method]knobs.inspect" (func $inspect (param i32 i32 i32)))

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tokenmill_policy::Error;
-use tokenmill_policy::sample::Logits;
+use tokenmill_policy::sample::{Knobs, Logits};
 use tokenmill_wasm::{Limits, Plugin, Reason, Runtime};
 
 use crate::guests::{self, Code, VOCAB, compiler, host, load, plan};
@@ -47,11 +47,11 @@ fn honest_answers_arrive() {
     assert_eq!((order.indices, order.tokens), (vec![1, 0], vec![1, 0]));
 }
 
-/// `params` with `rows` of the words at 96, temperatures from 100, values of top-k from 104; 1.0 is at 108.
-fn params(rows: u32, temperatures: u32, top_k: u32, top_p: u32) -> String {
+/// `params` with so many values of each: 0.5, 40 and 1.
+fn params(temperatures: u32, top_k: u32, top_p: u32) -> String {
     let values = "(f32.store (i32.const 100) (f32.const 0.5)) (i32.store (i32.const 104) (i32.const 40))
         (f32.store (i32.const 108) (f32.const 1))";
-    let lists = [(96, rows), (100, temperatures), (104, top_k), (108, top_p), (108, 0)];
+    let lists = [(100, temperatures), (104, top_k), (108, top_p), (108, 0)];
     let lists = lists.map(|(at, len)| format!("(i32.const {at}) (i32.const {len})")).concat();
     format!("{values} (call $params {lists})")
 }
@@ -65,14 +65,12 @@ fn batch_top_k(rows: u32, counts: u32) -> String {
 }
 
 fn calls_about_all_rows_arrive() {
-    // Row 1 before all rows in order, and no values at all.
+    // Two values of top-p, and no values at all.
     let plan = [
-        "(i32.store (i32.const 96) (i32.const 1))",
-        &params(1, 1, 1, 0),
-        "(f32.store (i32.const 104) (f32.const 0.5))",
-        "(call $params (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
-            (i32.const 100) (i32.const 2) (i32.const 0) (i32.const 0))",
-        &params(1, 0, 0, 0),
+        "(f32.store (i32.const 104) (f32.const 0.25)) (f32.store (i32.const 108) (f32.const 0.5))
+        (call $params (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 104) (i32.const 2)
+            (i32.const 0) (i32.const 0))",
+        &params(0, 0, 0),
         "(i32.store (i32.const 96) (i32.const 0)) (i32.store (i32.const 100) (i32.const 1))
         (call $inspect (local.get $out) (i32.const 96) (i32.const 2))",
     ]
@@ -93,9 +91,12 @@ fn calls_about_all_rows_arrive() {
     let plugin = load(&Code { plan: &plan, pick: &pick, ..Code::default() }.sampler()).unwrap();
     let rows = [(1, 0, 1, &[1][..]), (2, 0, 1, &[1])];
     let (knobs, choices) = steps::ask(&mut *plugin.sampler().unwrap(), &rows, &[], &[7, 8]).unwrap();
-    assert_eq!((knobs.temperature, knobs.top_k), (vec![(1, 0.5)], vec![(1, 40)]));
-    assert_eq!((knobs.top_p, knobs.min_p), (vec![(0, 0.5), (1, 0.5)], vec![]));
+    let inspect = vec![0, 1];
+    assert_eq!(knobs, Knobs { top_p: vec![(0, 0.25), (1, 0.5)], inspect, ..Knobs::default() });
     assert_eq!(choices.accept, [(1, VOCAB - 1)]);
+    let (knobs, _) = steps::once(&load(&self::plan(&params(1, 1, 1)).sampler()).unwrap()).unwrap();
+    let (temperature, top_k, top_p) = (vec![(0, 0.5)], vec![(0, 40)], vec![(0, 1.0)]);
+    assert_eq!(knobs, Knobs { temperature, top_k, top_p, ..Knobs::default() });
 }
 
 /// The guest says with its temperature how many ids it was told, or 100 if none.
@@ -173,20 +174,16 @@ fn p05_answers_out_of_range_are_refused() {
 }
 
 fn p05_calls_about_all_rows_are_checked() {
-    wrong(&plan(&params(1, 2, 0, 0)), "temperature: lists of 1 and 2");
-    wrong(&plan(&params(0, 0, 2, 0)), "top_k: lists of 1 and 2");
-    wrong(
-        &plan(&format!("(i32.store (i32.const 96) (i32.const 1)) {}", params(1, 1, 0, 0))),
-        "not in the view",
-    );
-    wrong(&plan(&params(1, 1, 0, 1).replace("const 0.5", "const nan")), "temperature");
-    wrong(&plan(&params(0, 1, 0, 1).replace("(f32.const 1)", "(f32.const 2)")), "top-p");
+    wrong(&plan(&params(2, 0, 0)), "temperature: lists of 1 and 2");
+    wrong(&plan(&params(0, 2, 0)), "top_k: lists of 1 and 2");
+    wrong(&plan(&params(1, 0, 1).replace("const 0.5", "const nan")), "temperature");
+    wrong(&plan(&params(1, 0, 1).replace("(f32.const 1)", "(f32.const 2)")), "top-p");
     let pick = |pick: &str, word: &str| wrong(&Code { plan: INSPECT, pick, ..Code::default() }, word);
-    pick(&params(1, 1, 0, 0), "params are for plan");
+    pick(&params(1, 0, 0), "params are for plan");
     pick(&batch_top_k(1, 0), "lists of 1 and 0");
     pick(&batch_top_k(2, 2), "2 rows, and pick is about 1");
     pick(&format!("(i32.store (i32.const 96) (i32.const 9)) {}", batch_top_k(1, 1)), "row 9");
-    let configure = Code { configure: &params(0, 1, 0, 0), ..Code::default() };
+    let configure = Code { configure: &params(0, 0, 0), ..Code::default() };
     let Err(refused) = load(&configure.sampler()) else { panic!("it was loaded") };
     assert!(refused.to_string().contains("params are for plan"));
     // More than fits into a guest, of a vocabulary that does.
@@ -250,10 +247,10 @@ fn anything() -> Vec<u8> {
         "(call $inspect (local.get $out) (i32.const 96) (i32.const 1))",
         "(call $inspect (local.get $out) (i32.const 96) (i32.const 1))",
         "(call $temperature (local.get $out) (i32.const 96) (i32.const 1) (i32.const 100) (i32.const 0))",
-        "(call $params (i32.const 96) (i32.const 1) (i32.const 100) (i32.const 1) (i32.const 100) (i32.const 1)
-            (i32.const 100) (i32.const 1) (i32.const 0) (i32.const 0))",
-        "(call $params (i32.const 0) (i32.const 0) (i32.const 96) (i32.const 3) (i32.const 0) (i32.const 0)
-            (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))",
+        "(call $params (i32.const 96) (i32.const 3) (i32.const 96) (i32.const 3) (i32.const 0) (i32.const 0)
+            (i32.const 0) (i32.const 0))",
+        "(call $params (i32.const 96) (i32.const 1) (i32.const 96) (i32.const 3) (i32.const 96) (i32.const 3)
+            (i32.const 96) (i32.const 3))",
     ]);
     let pick = setters(&[
         "(i32.store8 (i32.const 101) (i32.const 0)) (i32.store16 (i32.const 102) (i32.const 0)) (call $accept (local.get $out) (i32.const 96) (i32.const 1) (i32.const 100) (i32.const 1))",
