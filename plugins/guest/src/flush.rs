@@ -17,9 +17,23 @@ pub(crate) struct Flush {
 impl Flush {
     /// Of a view of so many rows. Takes the masks out of `knobs`, so that only the policy's own references keep them.
     pub(crate) fn knobs(&mut self, knobs: &mut Knobs, rows: usize, out: &wit::Knobs) {
-        self.params.send(knobs, rows);
-        self.columns(knobs, rows, out);
-        let Self { floats, ints, masks, .. } = self;
+        let sent = self.params.send(knobs, rows);
+        let Self { rows, floats, ints, masks, .. } = self;
+        let columns: [(&[(u32, f32)], bool, &dyn Fn(&[u32], &[f32])); 3] = [
+            (&knobs.temperature, sent[0], &|rows, values| out.temperature(rows, values)),
+            (&knobs.top_p, sent[2], &|rows, values| out.top_p(rows, values)),
+            (&knobs.min_p, sent[3], &|rows, values| out.min_p(rows, values)),
+        ];
+        for (column, sent, set) in columns {
+            if !column.is_empty() && !sent {
+                split(column, rows, floats);
+                set(rows, floats);
+            }
+        }
+        if !knobs.top_k.is_empty() && !sent[1] {
+            split(&knobs.top_k, rows, ints);
+            out.top_k(rows, ints);
+        }
         for of_row in knobs.bias.chunk_by(|one, next| one.0 == next.0) {
             ints.clear();
             floats.clear();
@@ -36,26 +50,6 @@ impl Flush {
         }
         for (row, why) in &knobs.refuse {
             out.refuse(*row, why);
-        }
-    }
-
-    /// The parameters that are not of all rows.
-    fn columns(&mut self, knobs: &Knobs, all: usize, out: &wit::Knobs) {
-        let Self { rows, floats, ints, .. } = self;
-        let columns: [(&[(u32, f32)], &dyn Fn(&[u32], &[f32])); 3] = [
-            (&knobs.temperature, &|rows, values| out.temperature(rows, values)),
-            (&knobs.top_p, &|rows, values| out.top_p(rows, values)),
-            (&knobs.min_p, &|rows, values| out.min_p(rows, values)),
-        ];
-        for (column, set) in columns {
-            if !column.is_empty() && !whole(column, all) {
-                split(column, rows, floats);
-                set(rows, floats);
-            }
-        }
-        if !knobs.top_k.is_empty() && !whole(&knobs.top_k, all) {
-            split(&knobs.top_k, rows, ints);
-            out.top_k(rows, ints);
         }
     }
 
@@ -83,27 +77,28 @@ struct Params {
 }
 
 impl Params {
-    fn send(&mut self, knobs: &Knobs, rows: usize) {
+    /// Which of them were sent.
+    fn send(&mut self, knobs: &Knobs, rows: usize) -> [bool; 4] {
         let Self { temperature, top_k, top_p, min_p } = self;
-        let any = take(&knobs.temperature, rows, temperature)
-            | take(&knobs.top_k, rows, top_k)
-            | take(&knobs.top_p, rows, top_p)
-            | take(&knobs.min_p, rows, min_p);
-        if any {
+        let sent = [
+            take(&knobs.temperature, rows, temperature),
+            take(&knobs.top_k, rows, top_k),
+            take(&knobs.top_p, rows, top_p),
+            take(&knobs.min_p, rows, min_p),
+        ];
+        if sent != [false; 4] {
             wit::Knobs::params(temperature, top_k, top_p, min_p);
         }
+        sent
     }
 }
 
-/// Whether a column names all of so many rows, in order.
-fn whole<T>(column: &[(u32, T)], rows: usize) -> bool {
-    column.len() == rows && column.iter().zip(0..).all(|((row, _), nth)| *row == nth)
-}
-
-/// The values of a column of all rows; otherwise there are none.
+/// The values of a column that names all rows in order; otherwise there are none.
 fn take<T: Copy>(column: &[(u32, T)], rows: usize, values: &mut Vec<T>) -> bool {
     values.clear();
-    let whole = whole(column, rows);
+    // Without a way out early, so that it becomes vector instructions.
+    let in_order = |all, ((row, _), nth): (&(u32, T), u32)| all & (*row == nth);
+    let whole = column.len() == rows && column.iter().zip(0..).fold(true, in_order);
     if whole {
         values.extend(column.iter().map(|(_, value)| value));
     }
