@@ -203,7 +203,10 @@ pub trait Logits {
     /// The k[i] largest of rows[i], as `top_k`; there are as many of one as of the other. A policy in WebAssembly asks
     /// the host once.
     fn batch_top_k(&mut self, rows: &[u32], k: &[u32]) -> Result<TopK, Error> {
-        let mut all = TopK::default();
+        let (mut all, vocab) = (TopK::default(), self.vocab());
+        let most = k.iter().map(|&k| k.min(vocab) as usize).sum();
+        all.tokens.reserve(most);
+        all.logprobs.reserve(most);
         for (&row, &k) in rows.iter().zip(k) {
             let (tokens, logprobs) = self.top_k(row, k)?;
             all.push(&tokens, &logprobs);

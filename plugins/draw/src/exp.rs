@@ -5,7 +5,7 @@ use std::f64::consts::LOG2_E;
 /// Adding it to a small number leaves the nearest integer in the low bits.
 const ROUND: f64 = 6_755_399_441_055_744.0; // 1.5 * 2^52
 /// ln 2 in two parts: the product of the first with an exponent is exact.
-const LN2_HIGH: f64 = 0.693_147_180_369_123_816_49;
+const LN2_HIGH: f64 = 0.693_147_180_369_123_8;
 const LN2_LOW: f64 = 1.908_214_929_270_587_7e-10;
 /// Below, the result is 0 instead of a subnormal number.
 const LEAST: f64 = -708.0;
