@@ -200,6 +200,20 @@ pub trait Logits {
     fn vocab(&self) -> u32;
     /// The k largest, most likely first, with log-probabilities.
     fn top_k(&mut self, row: u32, k: u32) -> Result<(Vec<u32>, Vec<f32>), Error>;
+    /// The k[i] largest of rows[i], as `top_k`; there are as many of one as of the other. A policy in WebAssembly asks
+    /// the host once.
+    fn batch_top_k(&mut self, rows: &[u32], k: &[u32]) -> Result<TopK, Error> {
+        let (mut all, vocab) = (TopK::default(), self.vocab());
+        let most = k.iter().map(|&k| k.min(vocab) as usize).sum();
+        all.tokens.reserve(most);
+        all.logprobs.reserve(most);
+        for (&row, &k) in rows.iter().zip(k) {
+            let (tokens, logprobs) = self.top_k(row, k)?;
+            all.push(&tokens, &logprobs);
+        }
+        Ok(all)
+    }
+
     /// All of a row, vocab values.
     fn read(&mut self, row: u32) -> Result<&[f32], Error>;
 
@@ -216,6 +230,34 @@ pub trait Logits {
             if logit > f32::NEG_INFINITY { (logit - norm).exp() * (norm - logit) } else { 0.0 }
         };
         Ok(logits.iter().map(term).sum())
+    }
+}
+
+/// The most likely tokens of several rows, with log-probabilities: those of the ith row are at
+/// `starts[i]..starts[i + 1]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TopK {
+    pub starts: Vec<u32>,
+    pub tokens: Vec<u32>,
+    pub logprobs: Vec<f32>,
+}
+
+impl Default for TopK {
+    fn default() -> Self {
+        Self { starts: vec![0], tokens: Vec::new(), logprobs: Vec::new() }
+    }
+}
+
+impl TopK {
+    pub fn push(&mut self, tokens: &[u32], logprobs: &[f32]) {
+        self.tokens.extend_from_slice(tokens);
+        self.logprobs.extend_from_slice(logprobs);
+        self.starts.push(self.tokens.len() as u32);
+    }
+
+    pub fn get(&self, i: usize) -> (&[u32], &[f32]) {
+        let all = self.starts[i] as usize..self.starts[i + 1] as usize;
+        (&self.tokens[all.clone()], &self.logprobs[all])
     }
 }
 

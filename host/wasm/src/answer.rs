@@ -16,25 +16,31 @@ impl<'a> Part<'a> {
     fn row(self, row: u32) -> u32 {
         self.0.map_or(row, |rows| rows[row as usize])
     }
+
+    /// Moves entries, whose `row` becomes the view's.
+    fn add<T>(self, to: &mut Vec<T>, from: &mut Vec<T>, row: impl Fn(&mut T) -> &mut u32) {
+        if self.0.is_some() {
+            from.iter_mut().map(row).for_each(|row| *row = self.row(*row));
+        }
+        to.append(from);
+    }
 }
 
 pub(crate) fn add_knobs(to: &mut Knobs, from: &mut Knobs, part: Part<'_>) {
-    let at = |row| part.row(row);
-    to.temperature.extend(from.temperature.drain(..).map(|(row, value)| (at(row), value)));
-    to.top_k.extend(from.top_k.drain(..).map(|(row, value)| (at(row), value)));
-    to.top_p.extend(from.top_p.drain(..).map(|(row, value)| (at(row), value)));
-    to.min_p.extend(from.min_p.drain(..).map(|(row, value)| (at(row), value)));
-    to.bias.extend(from.bias.drain(..).map(|(row, token, value)| (at(row), token, value)));
-    to.allow.extend(from.allow.drain(..).map(|(row, mask)| (at(row), mask)));
-    to.inspect.extend(from.inspect.drain(..).map(at));
-    to.refuse.extend(from.refuse.drain(..).map(|(row, why)| (at(row), why)));
+    part.add(&mut to.temperature, &mut from.temperature, |knob| &mut knob.0);
+    part.add(&mut to.top_k, &mut from.top_k, |knob| &mut knob.0);
+    part.add(&mut to.top_p, &mut from.top_p, |knob| &mut knob.0);
+    part.add(&mut to.min_p, &mut from.min_p, |knob| &mut knob.0);
+    part.add(&mut to.bias, &mut from.bias, |knob| &mut knob.0);
+    part.add(&mut to.allow, &mut from.allow, |knob| &mut knob.0);
+    part.add(&mut to.inspect, &mut from.inspect, |row| row);
+    part.add(&mut to.refuse, &mut from.refuse, |knob| &mut knob.0);
 }
 
 pub(crate) fn add_choices(to: &mut Choices, from: &mut Choices, part: Part<'_>) {
-    let at = |row| part.row(row);
-    to.accept.extend(from.accept.drain(..).map(|(row, token)| (at(row), token)));
-    to.defer.extend(from.defer.drain(..).map(at));
-    to.finish.extend(from.finish.drain(..).map(at));
+    part.add(&mut to.accept, &mut from.accept, |choice| &mut choice.0);
+    part.add(&mut to.defer, &mut from.defer, |row| row);
+    part.add(&mut to.finish, &mut from.finish, |row| row);
 }
 
 /// The logits of a part of the rows.

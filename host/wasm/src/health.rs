@@ -112,8 +112,13 @@ impl Record {
         }
     }
 
-    pub(crate) fn quarantined(&self) -> bool {
-        self.lock().health.quarantined
+    /// Whether the policy may be called, after its last answer was applied or there was none.
+    pub(crate) fn admits(&self, applied: bool) -> bool {
+        let mut counts = self.lock();
+        if applied {
+            counts.health.in_a_row = 0;
+        }
+        !counts.health.quarantined
     }
 }
 
@@ -189,7 +194,7 @@ mod tests {
         for nth in 1..=9 {
             record.called(40, began);
             record.lost(&trap);
-            assert_eq!(record.quarantined(), nth >= 5, "failure {nth}");
+            assert_eq!(!record.admits(false), nth >= 5, "failure {nth}");
             record.good();
         }
         let tenant = Record::default();
@@ -197,6 +202,6 @@ mod tests {
             tenant.called(2, began);
             tenant.failed(&trap);
         }
-        assert!(!tenant.quarantined() && tenant.snapshot().failures[&Reason::Trap] == 9);
+        assert!(tenant.admits(false) && tenant.snapshot().failures[&Reason::Trap] == 9);
     }
 }

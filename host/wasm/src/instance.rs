@@ -1,7 +1,7 @@
 //! One instance of a component, alone in its store.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokenmill_policy::Host;
 use wasmtime::component::{InstancePre, Resource};
@@ -14,6 +14,9 @@ use crate::health::Record;
 use crate::runtime::Runtime;
 use crate::state::State;
 use crate::{Error, Limits};
+
+/// When a call began, and how long it may last.
+pub(crate) type Time = (Instant, Duration);
 
 /// Handles of a call: its view, its logits and its answer.
 const LENT: usize = 8;
@@ -51,7 +54,7 @@ impl Recipe {
     /// An instance whose code ran no further than its start function.
     pub(crate) fn start(&self, limit: Duration) -> Result<Instance, Failure> {
         let mut store = self.store(self.runtime.limits());
-        arm(&mut store, limit, 0);
+        arm(&mut store, (Instant::now(), limit), 0);
         let load = |store: &mut Store<State>| {
             let instance = self.pre.instantiate(&mut *store)?;
             Ok(match &self.exports {
@@ -81,9 +84,9 @@ impl Recipe {
     }
 }
 
-/// Lets the next call last so long.
-fn arm(store: &mut Store<State>, limit: Duration, len: usize) {
-    store.data_mut().begin(limit, len);
+/// Lets the next call last so long from then on.
+fn arm(store: &mut Store<State>, (began, limit): Time, len: usize) {
+    store.data_mut().begin(began, limit, len);
     // Every tick looks at the clocks.
     store.set_epoch_deadline(1);
 }
@@ -122,7 +125,7 @@ impl Instance {
     }
 
     fn configure(&mut self, config: &str, limit: Duration) -> Result<(), Error> {
-        arm(&mut self.store, limit, 0);
+        arm(&mut self.store, (Instant::now(), limit), 0);
         let mut refused = None;
         let done = self.call(|guest, store| {
             let answer = match guest {
@@ -142,8 +145,8 @@ impl Instance {
     }
 
     /// `plan` of a scheduler about so many sequences; the view is lent by the caller.
-    pub(crate) fn schedule(&mut self, limit: Duration, len: usize) -> Result<(), Failure> {
-        arm(&mut self.store, limit, len);
+    pub(crate) fn schedule(&mut self, time: Time, len: usize) -> Result<(), Failure> {
+        arm(&mut self.store, time, len);
         self.state().order.clear();
         self.call(|guest, store| match guest {
             Guest::Scheduler(guest) => {
@@ -154,8 +157,8 @@ impl Instance {
     }
 
     /// `plan` of a sampler about so many rows.
-    pub(crate) fn plan(&mut self, limit: Duration, len: usize) -> Result<(), Failure> {
-        arm(&mut self.store, limit, len);
+    pub(crate) fn plan(&mut self, time: Time, len: usize) -> Result<(), Failure> {
+        arm(&mut self.store, time, len);
         self.state().knobs.clear();
         self.call(|guest, store| match guest {
             Guest::Sampler(guest) => guest.call_plan(store, Resource::new_borrow(0), Resource::new_borrow(0)),
@@ -164,8 +167,8 @@ impl Instance {
     }
 
     /// `pick` of a sampler, about rows of a view of `len` rows.
-    pub(crate) fn pick(&mut self, limit: Duration, len: usize, rows: &[u32]) -> Result<(), Failure> {
-        arm(&mut self.store, limit, len);
+    pub(crate) fn pick(&mut self, time: Time, len: usize, rows: &[u32]) -> Result<(), Failure> {
+        arm(&mut self.store, time, len);
         self.state().inspect(rows);
         self.state().choices.clear();
         self.call(|guest, store| match guest {

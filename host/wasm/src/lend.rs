@@ -35,6 +35,11 @@ pub(crate) fn sample<R>(read: impl FnOnce(&dyn sample::View) -> R) -> wasmtime::
     if SAMPLE.is_set() { Ok(SAMPLE.with(|view| read(view))) } else { Err(gone().into()) }
 }
 
+/// Whether this is `plan` of a sampler.
+pub(crate) fn planning() -> bool {
+    SAMPLE.is_set() && !LOGITS.is_set()
+}
+
 pub(crate) fn logits<R>(read: impl FnOnce(&mut dyn sample::Logits) -> R) -> wasmtime::Result<R> {
     if LOGITS.is_set() { Ok(LOGITS.with(|logits| read(logits))) } else { Err(gone().into()) }
 }

@@ -19,9 +19,9 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// A call begins that may use so much time.
-    pub(crate) fn start(limit: Duration) -> Self {
-        Self { began: Instant::now(), usage: Usage { limit, next: TICK, ..Usage::default() } }
+    /// A call began then that may use so much time.
+    pub(crate) fn start(began: Instant, limit: Duration) -> Self {
+        Self { began, usage: Usage { limit, next: TICK, ..Usage::default() } }
     }
 
     /// Costs a glance at the clock, and a system call once a tick.

@@ -41,6 +41,14 @@ struct Tenant {
     used: u64,
 }
 
+/// One call of one tenant's instance.
+#[derive(Clone, Copy)]
+struct Call {
+    /// All rows of the step are the tenant's.
+    alone: bool,
+    began: Instant,
+}
+
 impl Tenants {
     pub(crate) fn new(plugin: Plugin) -> Self {
         let (tenants, active, owners) = (Vec::new(), Vec::new(), Vec::new());
@@ -98,14 +106,14 @@ impl Tenants {
     /// no matter of the others.
     fn each(
         &mut self,
-        mut ask: impl FnMut(&Plugin, &mut Tenant, bool) -> Result<(), Failure>,
+        mut ask: impl FnMut(&Plugin, &mut Tenant, Call) -> Result<(), Failure>,
     ) -> Result<Vec<usize>, Error> {
-        let began = Instant::now();
-        let alone = self.active.len() == 1;
+        let (began, alone) = (Instant::now(), self.active.len() == 1);
         let (mut failures, mut failed) = (Vec::new(), Vec::new());
         for &nth in &self.active {
             let tenant = &mut self.tenants[nth];
-            if let Err(failure) = ask(&self.plugin, tenant, alone) {
+            let call = Call { alone, began: if alone { began } else { Instant::now() } };
+            if let Err(failure) = ask(&self.plugin, tenant, call) {
                 failures.push(failure);
                 failed.push(nth);
             }
@@ -144,20 +152,20 @@ impl Tenant {
         &mut self,
         plugin: &Plugin,
         view: &dyn View,
-        alone: bool,
+        Call { alone, began }: Call,
         knobs: &mut Knobs,
     ) -> Result<(), Failure> {
-        let mut instance = match self.instance.take() {
-            Some(instance) => instance,
+        let (mut instance, began) = match self.instance.take() {
+            Some(instance) => (instance, began),
             None => {
                 self.seen.clear();
-                plugin.instance()?
+                (plugin.instance()?, Instant::now())
             }
         };
         let asked = if self.columns.fill(view, &self.rows, alone, &mut self.seen) {
             let shown = self.shown(view, alone);
-            let limit = plugin.limits().sampling;
-            lend::with_sample(&shown, || instance.plan(limit, self.rows.len()))
+            let time = (began, plugin.limits().sampling);
+            lend::with_sample(&shown, || instance.plan(time, self.rows.len()))
         } else {
             Err(Failure::new(
                 Reason::Undecided,
@@ -179,7 +187,7 @@ impl Tenant {
         &mut self,
         plugin: &Plugin,
         view: &dyn View,
-        alone: bool,
+        Call { alone, began }: Call,
         logits: &mut dyn Logits,
         (rows, choices): (&[u32], &mut Choices),
     ) -> Result<(), Failure> {
@@ -189,9 +197,10 @@ impl Tenant {
         let shown = self.shown(view, alone);
         let limits = plugin.limits();
         let limit = limits.sampling + limits.inspected_row.saturating_mul(rows.len() as u32);
+        let time = (began, limit);
         let asked = lend::with_sample(&shown, || {
             lend::with_logits(&mut answer::PartLogits { logits, part }, || {
-                instance.pick(limit, self.rows.len(), rows)
+                instance.pick(time, self.rows.len(), rows)
             })
         });
         let answer = &mut instance.state().choices;
@@ -215,14 +224,11 @@ impl Sampler for Tenants {
     }
 
     fn plan(&mut self, view: &dyn View, knobs: &mut Knobs) -> Result<(), Error> {
-        if std::mem::take(&mut self.answered) {
-            self.plugin.record().good();
-        }
-        if self.plugin.record().quarantined() {
+        if !self.plugin.record().admits(std::mem::take(&mut self.answered)) {
             return Err(quarantined().into());
         }
         self.sort(view);
-        for nth in self.each(|plugin, tenant, alone| tenant.plan(plugin, view, alone, knobs))? {
+        for nth in self.each(|plugin, tenant, call| tenant.plan(plugin, view, call, knobs))? {
             knobs.undecided.extend_from_slice(&self.tenants[nth].rows);
         }
         Ok(())
@@ -239,7 +245,7 @@ impl Sampler for Tenants {
         let mut own = Vec::with_capacity(rows.len());
         let mut nth = 0;
         let active = self.active.clone();
-        let picked = self.each(|plugin, tenant, alone| {
+        let picked = self.each(|plugin, tenant, call| {
             own.clear();
             let of = |row: &&u32| owners.get(**row as usize).is_some_and(|owner| owner.0 == active[nth]);
             own.extend(rows.iter().filter(of).map(|&row| owners[row as usize].1));
@@ -247,7 +253,7 @@ impl Sampler for Tenants {
             if own.is_empty() {
                 return Ok(());
             }
-            tenant.pick(plugin, view, alone, logits, (&own, choices))
+            tenant.pick(plugin, view, call, logits, (&own, choices))
         });
         if let Ok(failed) = &picked {
             let of = |row: &&u32| owners.get(**row as usize).is_some_and(|owner| failed.contains(&owner.0));

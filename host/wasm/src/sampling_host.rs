@@ -7,7 +7,7 @@ use crate::contract::{sample_host, types};
 use crate::error::{Failure, Reason};
 use crate::handles::{Choices, Knobs, Logits, SampleView as View};
 use crate::lend;
-use crate::state::State;
+use crate::state::{MOST_ENTRIES, State};
 
 /// Bytes of a refusal that its client is told.
 const WHY: usize = 512;
@@ -38,6 +38,18 @@ impl sample_host::HostView for State {
 
     fn assumed(&mut self, _: Resource<View>) -> wasmtime::Result<types::Ragged> {
         lend::sample(|view| ragged(view.assumed()))
+    }
+
+    fn batch_update(&mut self) -> wasmtime::Result<Option<(Vec<u64>, Vec<u64>)>> {
+        lend::sample(|view| {
+            let (ids, finished) = (view.ids(), view.finished());
+            if finished.is_empty() && self.batch == ids {
+                return None;
+            }
+            self.batch.clear();
+            self.batch.extend_from_slice(ids);
+            Some((ids.to_vec(), finished.to_vec()))
+        })
     }
 
     fn attribute(&mut self, _: Resource<View>, row: u32, key: String) -> wasmtime::Result<Option<String>> {
@@ -92,6 +104,29 @@ impl sample_host::HostKnobs for State {
     knob!(top_p, "top-p", f32);
     knob!(min_p, "min-p", f32);
 
+    fn params(
+        &mut self,
+        temperature: Vec<f32>,
+        top_k: Vec<u32>,
+        top_p: Vec<f32>,
+        min_p: Vec<f32>,
+    ) -> wasmtime::Result<()> {
+        // No handle says so.
+        if !lend::planning() {
+            return Err(Failure::bad("params are for plan to set").into());
+        }
+        let rows = self.len as usize;
+        macro_rules! set {
+            ($($name:ident),*) => {
+                $(if !$name.is_empty() && self.paired(stringify!($name), rows, $name.len())? {
+                    self.knobs.$name.extend((0..).zip($name));
+                })*
+            };
+        }
+        set!(temperature, top_k, top_p, min_p);
+        Ok(())
+    }
+
     fn bias(
         &mut self,
         _: Resource<Knobs>,
@@ -142,7 +177,20 @@ impl sample_host::HostLogits for State {
 
     fn top_k(&mut self, _: Resource<Logits>, row: u32, k: u32) -> wasmtime::Result<(Vec<u32>, Vec<f32>)> {
         self.within(row)?;
-        self.look(|| lend::logits(|logits| logits.top_k(row, k.min(logits.vocab()))))??.map_err(host_failed)
+        self.look(1, || lend::logits(|logits| logits.top_k(row, k.min(logits.vocab()))))??
+            .map_err(host_failed)
+    }
+
+    fn batch_top_k(
+        &mut self,
+        _: Resource<Logits>,
+        rows: Vec<u32>,
+        mut k: Vec<u32>,
+    ) -> wasmtime::Result<(types::Ragged, Vec<f32>)> {
+        self.batch(&rows, &mut k)?;
+        let work = || lend::logits(|logits| logits.batch_top_k(&rows, &k));
+        let found = self.look(rows.len() as u32, work)??.map_err(host_failed)?;
+        Ok((types::Ragged { starts: found.starts, values: found.tokens }, found.logprobs))
     }
 
     fn gather(&mut self, _: Resource<Logits>, row: u32, tokens: Vec<u32>) -> wasmtime::Result<Vec<f32>> {
@@ -153,17 +201,17 @@ impl sample_host::HostLogits for State {
                 Failure::bad(format!("gather: token {token} is outside the vocabulary of {vocab}")).into()
             );
         }
-        self.look(|| lend::logits(|logits| logits.gather(row, &tokens)))??.map_err(host_failed)
+        self.look(1, || lend::logits(|logits| logits.gather(row, &tokens)))??.map_err(host_failed)
     }
 
     fn entropy(&mut self, _: Resource<Logits>, row: u32) -> wasmtime::Result<f32> {
         self.within(row)?;
-        self.look(|| lend::logits(|logits| logits.entropy(row)))??.map_err(host_failed)
+        self.look(1, || lend::logits(|logits| logits.entropy(row)))??.map_err(host_failed)
     }
 
     fn read(&mut self, _: Resource<Logits>, row: u32) -> wasmtime::Result<Vec<f32>> {
         self.within(row)?;
-        self.look(|| lend::logits(|logits| logits.read(row).map(<[f32]>::to_vec)))??.map_err(host_failed)
+        self.look(1, || lend::logits(|logits| logits.read(row).map(<[f32]>::to_vec)))??.map_err(host_failed)
     }
 
     fn drop(&mut self, _: Resource<Logits>) -> wasmtime::Result<()> {
@@ -213,6 +261,26 @@ impl State {
         } else {
             Err(Failure::bad(format!("row {row}, and there are {}", self.len)))
         }
+    }
+
+    /// Checks the rows of one call, and leaves no `k` above the vocabulary: what the host does and copies then has an
+    /// end.
+    fn batch(&self, rows: &[u32], k: &mut [u32]) -> wasmtime::Result<()> {
+        let bad = |what: String| Err(Failure::bad(format!("batch-top-k: {what}")).into());
+        if rows.len() != k.len() {
+            return bad(format!("lists of {} and {} entries", rows.len(), k.len()));
+        }
+        if rows.len() > self.picked {
+            return bad(format!("{} rows, and pick is about {}", rows.len(), self.picked));
+        }
+        rows.iter().try_for_each(|&row| self.within(row))?;
+        let vocab = lend::logits(|logits| logits.vocab())?;
+        k.iter_mut().for_each(|k| *k = vocab.min(*k));
+        let candidates: usize = k.iter().map(|&k| k as usize).sum();
+        if candidates > MOST_ENTRIES {
+            return bad(format!("{candidates} candidates, at most {MOST_ENTRIES}"));
+        }
+        Ok(())
     }
 
     /// Whether `pick` is about all of these rows; otherwise the answer is wrong.

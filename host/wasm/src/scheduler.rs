@@ -24,13 +24,13 @@ impl Planner {
         Self { plugin, instance: None, answered: false, listed: Vec::new() }
     }
 
-    fn ask(&mut self, view: &dyn View, order: &mut Order) -> Result<(), Failure> {
-        let mut instance = match self.instance.take() {
-            Some(instance) => instance,
-            None => self.plugin.instance()?,
+    fn ask(&mut self, view: &dyn View, began: Instant, order: &mut Order) -> Result<(), Failure> {
+        let (mut instance, began) = match self.instance.take() {
+            Some(instance) => (instance, began),
+            None => (self.plugin.instance()?, Instant::now()),
         };
-        let len = view.ids().len();
-        let asked = lend::with_schedule(view, || instance.schedule(self.plugin.limits().scheduling, len));
+        let (time, len) = ((began, self.plugin.limits().scheduling), view.ids().len());
+        let asked = lend::with_schedule(view, || instance.schedule(time, len));
         std::mem::swap(order, &mut instance.state().order);
         if !instance.broken() {
             self.instance = Some(instance);
@@ -60,14 +60,11 @@ impl Scheduler for Planner {
     }
 
     fn plan(&mut self, view: &dyn View, order: &mut Order) -> Result<(), Error> {
-        if std::mem::take(&mut self.answered) {
-            self.plugin.record().good();
-        }
-        if self.plugin.record().quarantined() {
+        if !self.plugin.record().admits(std::mem::take(&mut self.answered)) {
             return Err(quarantined().into());
         }
         let began = Instant::now();
-        let asked = self.ask(view, order);
+        let asked = self.ask(view, began, order);
         self.plugin.record().called(1, began);
         self.answered = asked.is_ok();
         asked.map_err(|failure| {

@@ -1,6 +1,6 @@
 //! What a store of wasmtime carries for one instance.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokenmill_policy::sample::Mask;
 use tokenmill_policy::{Host, sample, schedule};
@@ -11,8 +11,9 @@ use crate::Limits;
 use crate::error::{Failure, Reason};
 use crate::meter::Meter;
 
-/// Entries of all lists of one answer. More than any policy has to say; masks carry what is longer.
-const MOST_ENTRIES: usize = 1 << 20;
+/// Entries of all lists of one answer, and candidates of one call. More than any policy has to say or asks for; masks
+/// carry what is longer.
+pub(crate) const MOST_ENTRIES: usize = 1 << 20;
 /// Lines that one call may log.
 const MOST_LINES: u32 = 16;
 /// Times per inspected row that work on logits is the host's time and not the guest's.
@@ -30,6 +31,10 @@ pub(crate) struct State {
     pub(crate) len: u32,
     /// Rows that `pick` is about, by row.
     pub(crate) inspected: Vec<bool>,
+    /// How many they are.
+    pub(crate) picked: usize,
+    /// The sequences that `batch-update` named last.
+    pub(crate) batch: Vec<u64>,
     /// The first thing wrong with the answer.
     pub(crate) wrong: Option<String>,
     pub(crate) configuring: bool,
@@ -63,18 +68,20 @@ impl State {
             choices: sample::Choices::default(),
             len: 0,
             inspected: Vec::new(),
+            picked: 0,
+            batch: Vec::new(),
             wrong: None,
             configuring: true,
-            meter: Meter::start(Duration::ZERO),
+            meter: Meter::start(Instant::now(), Duration::ZERO),
             entries: 0,
             lines: 0,
             looks: 0,
         }
     }
 
-    /// Before a call that may last so long, about a view of so many sequences or rows.
-    pub(crate) fn begin(&mut self, limit: Duration, len: usize) {
-        self.meter = Meter::start(limit);
+    /// Before a call that may last so long from then on, about a view of so many sequences or rows.
+    pub(crate) fn begin(&mut self, began: Instant, limit: Duration, len: usize) {
+        self.meter = Meter::start(began, limit);
         self.len = len as u32;
         self.wrong = None;
         self.entries = 0;
@@ -91,6 +98,7 @@ impl State {
                 *inspected = true;
             }
         }
+        self.picked = rows.len();
         self.looks = FREE_LOOKS.saturating_mul(rows.len() as u32);
     }
 
@@ -107,10 +115,10 @@ impl State {
         }
     }
 
-    /// Runs work on logits: it waits for the device, which is not the guest's fault.
-    pub(crate) fn look<R>(&mut self, work: impl FnOnce() -> R) -> Result<R, Failure> {
+    /// Runs work on the logits of so many rows: it waits for the device, which is not the guest's fault.
+    pub(crate) fn look<R>(&mut self, rows: u32, work: impl FnOnce() -> R) -> Result<R, Failure> {
         self.on_time()?;
-        let Some(looks) = self.looks.checked_sub(1) else { return Ok(work()) };
+        let Some(looks) = self.looks.checked_sub(rows) else { return Ok(work()) };
         self.looks = looks;
         Ok(self.meter.pause(work))
     }

@@ -24,7 +24,7 @@ mod tests;
 use race::Race;
 use settings::Settings;
 use tokenmill_plugin_common::{Args, Requests, config};
-use tokenmill_plugin_draw::{draw, uniform, weights};
+use tokenmill_plugin_draw::{draw, sum, uniform, weights};
 use tokenmill_policy::sample::{Choices, Knobs, Logits, Sampler, View};
 use tokenmill_policy::{Error, Host};
 
@@ -90,7 +90,8 @@ impl Sampler for BestOfN {
             let Some(Ok(race)) = self.known.find(view.requests()[at]) else { continue };
             let (tokens, logprobs) = logits.top_k(row, FIRST.min(logits.vocab()))?;
             let weights = weights(&logprobs, race.temperature());
-            let draw = |nth| tokens[draw(&weights, uniform(view.seeds()[at], nth))];
+            let total = sum(&weights);
+            let draw = |nth| tokens[draw(&weights, total, uniform(view.seeds()[at], nth))];
             choices.accept.extend((0..=u64::from(missing)).map(|nth| (row, draw(nth))));
         }
         Ok(())

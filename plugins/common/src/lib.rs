@@ -14,6 +14,7 @@ mod sequences;
 mod track;
 
 pub use args::Args;
+pub use choose::{Candidates, FEW};
 pub use config::config;
 pub use groups::Groups;
 pub use queue::{Queue, Seq};

@@ -10,25 +10,27 @@ pub(crate) struct Flush {
     rows: Vec<u32>,
     floats: Vec<f32>,
     ints: Vec<u32>,
+    params: Params,
     masks: Masks,
 }
 
 impl Flush {
-    /// Takes the masks out of `knobs`, so that only the policy's own references keep them.
-    pub(crate) fn knobs(&mut self, knobs: &mut Knobs, out: &wit::Knobs) {
-        let Self { rows, floats, ints, masks } = self;
-        let columns: [(&[(u32, f32)], &dyn Fn(&[u32], &[f32])); 3] = [
-            (&knobs.temperature, &|rows, values| out.temperature(rows, values)),
-            (&knobs.top_p, &|rows, values| out.top_p(rows, values)),
-            (&knobs.min_p, &|rows, values| out.min_p(rows, values)),
+    /// Of a view of so many rows. Takes the masks out of `knobs`, so that only the policy's own references keep them.
+    pub(crate) fn knobs(&mut self, knobs: &mut Knobs, rows: usize, out: &wit::Knobs) {
+        let sent = self.params.send(knobs, rows);
+        let Self { rows, floats, ints, masks, .. } = self;
+        let columns: [(&[(u32, f32)], bool, &dyn Fn(&[u32], &[f32])); 3] = [
+            (&knobs.temperature, sent[0], &|rows, values| out.temperature(rows, values)),
+            (&knobs.top_p, sent[2], &|rows, values| out.top_p(rows, values)),
+            (&knobs.min_p, sent[3], &|rows, values| out.min_p(rows, values)),
         ];
-        for (column, set) in columns {
-            if !column.is_empty() {
+        for (column, sent, set) in columns {
+            if !column.is_empty() && !sent {
                 split(column, rows, floats);
                 set(rows, floats);
             }
         }
-        if !knobs.top_k.is_empty() {
+        if !knobs.top_k.is_empty() && !sent[1] {
             split(&knobs.top_k, rows, ints);
             out.top_k(rows, ints);
         }
@@ -63,6 +65,44 @@ impl Flush {
             out.finish(&choices.finish);
         }
     }
+}
+
+/// The parameters of all rows.
+#[derive(Default)]
+struct Params {
+    temperature: Vec<f32>,
+    top_k: Vec<u32>,
+    top_p: Vec<f32>,
+    min_p: Vec<f32>,
+}
+
+impl Params {
+    /// Which of them were sent.
+    fn send(&mut self, knobs: &Knobs, rows: usize) -> [bool; 4] {
+        let Self { temperature, top_k, top_p, min_p } = self;
+        let sent = [
+            take(&knobs.temperature, rows, temperature),
+            take(&knobs.top_k, rows, top_k),
+            take(&knobs.top_p, rows, top_p),
+            take(&knobs.min_p, rows, min_p),
+        ];
+        if sent != [false; 4] {
+            wit::Knobs::params(temperature, top_k, top_p, min_p);
+        }
+        sent
+    }
+}
+
+/// The values of a column that names all rows in order; otherwise there are none.
+fn take<T: Copy>(column: &[(u32, T)], rows: usize, values: &mut Vec<T>) -> bool {
+    values.clear();
+    // Without a way out early, so that it becomes vector instructions.
+    let in_order = |all, ((row, _), nth): (&(u32, T), u32)| all & (*row == nth);
+    let whole = column.len() == rows && column.iter().zip(0..).fold(true, in_order);
+    if whole {
+        values.extend(column.iter().map(|(_, value)| value));
+    }
+    whole
 }
 
 /// Pairs as two columns.

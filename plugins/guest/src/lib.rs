@@ -21,7 +21,7 @@
 //! On any other target the macros expand to nothing, and the crate is the same policy compiled in.
 //!
 //! Invariant: knows no policy, and decides nothing. A column crosses the boundary when it is first asked for,
-//! once a call; answers cross it once, after the policy returned.
+//! once a call, but a sampler's `ids` and `finished` when they change; answers cross it once, after the policy returned.
 
 #[cfg(target_arch = "wasm32")]
 #[doc(hidden)]

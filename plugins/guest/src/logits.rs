@@ -1,6 +1,9 @@
 //! The logits of the step, read through the host.
 
-use tokenmill_policy::{Error, sample};
+use tokenmill_policy::{
+    Error,
+    sample::{self, TopK},
+};
 
 use crate::bindings::sampling as wit;
 
@@ -23,6 +26,11 @@ impl sample::Logits for Logits<'_> {
 
     fn top_k(&mut self, row: u32, k: u32) -> Result<(Vec<u32>, Vec<f32>), Error> {
         Ok(self.host.top_k(row, k))
+    }
+
+    fn batch_top_k(&mut self, rows: &[u32], k: &[u32]) -> Result<TopK, Error> {
+        let (tokens, logprobs) = self.host.batch_top_k(rows, k);
+        Ok(TopK { starts: tokens.starts, tokens: tokens.values, logprobs })
     }
 
     fn read(&mut self, row: u32) -> Result<&[f32], Error> {

@@ -15,7 +15,25 @@ pub struct Instance<P> {
     policy: P,
     knobs: Knobs,
     choices: Choices,
+    batch: Batch,
     flush: Flush,
+}
+
+/// Whose rows a step has. It seldom changes, so the host is asked for changes alone, once a step: nearly every policy
+/// reads it.
+#[derive(Default)]
+struct Batch {
+    ids: Vec<u64>,
+    finished: Vec<u64>,
+}
+
+impl Batch {
+    fn update(&mut self) {
+        self.finished.clear();
+        if let Some((ids, finished)) = wit::View::batch_update() {
+            *self = Self { ids, finished };
+        }
+    }
 }
 
 impl<P: Sampler> Instance<P> {
@@ -26,8 +44,9 @@ impl<P: Sampler> Instance<P> {
 
     pub fn plan(&mut self, view: &wit::View, out: &wit::Knobs) -> Result<(), wit::Error> {
         self.knobs.clear();
-        self.policy.plan(&View::new(view), &mut self.knobs).map_err(error)?;
-        self.flush.knobs(&mut self.knobs, out);
+        self.batch.update();
+        self.policy.plan(&View::new(view, &self.batch), &mut self.knobs).map_err(error)?;
+        self.flush.knobs(&mut self.knobs, self.batch.ids.len(), out);
         Ok(())
     }
 
@@ -40,7 +59,9 @@ impl<P: Sampler> Instance<P> {
     ) -> Result<(), wit::Error> {
         self.choices.clear();
         let mut logits = Logits::new(logits);
-        self.policy.pick(&View::new(view), &mut logits, rows, &mut self.choices).map_err(error)?;
+        self.policy
+            .pick(&View::new(view, &self.batch), &mut logits, rows, &mut self.choices)
+            .map_err(error)?;
         self.flush.choices(&self.choices, out);
         Ok(())
     }
@@ -53,10 +74,10 @@ fn error(error: tokenmill_policy::Error) -> wit::Error {
     }
 }
 
-/// The host's view, of which each column is fetched when it is first asked for.
+/// The host's view, of which each other column is fetched when it is first asked for.
 struct View<'a> {
     host: &'a wit::View,
-    ids: OnceCell<Vec<u64>>,
+    batch: &'a Batch,
     requests: OnceCell<Vec<u64>>,
     tenants: OnceCell<Vec<u64>>,
     positions: OnceCell<Vec<u32>>,
@@ -66,14 +87,13 @@ struct View<'a> {
     seeds: OnceCell<Vec<u64>>,
     accepted: OnceCell<wit::Ragged>,
     assumed: OnceCell<wit::Ragged>,
-    finished: OnceCell<Vec<u64>>,
 }
 
 impl<'a> View<'a> {
-    fn new(host: &'a wit::View) -> Self {
+    fn new(host: &'a wit::View, batch: &'a Batch) -> Self {
         Self {
             host,
-            ids: OnceCell::new(),
+            batch,
             requests: OnceCell::new(),
             tenants: OnceCell::new(),
             positions: OnceCell::new(),
@@ -83,7 +103,6 @@ impl<'a> View<'a> {
             seeds: OnceCell::new(),
             accepted: OnceCell::new(),
             assumed: OnceCell::new(),
-            finished: OnceCell::new(),
         }
     }
 }
@@ -94,7 +113,7 @@ fn ragged(lists: &wit::Ragged) -> Ragged<'_> {
 
 impl sample::View for View<'_> {
     fn ids(&self) -> &[u64] {
-        self.ids.get_or_init(|| self.host.ids())
+        &self.batch.ids
     }
 
     fn requests(&self) -> &[u64] {
@@ -103,7 +122,7 @@ impl sample::View for View<'_> {
 
     /// None is named: all rows that an instance sees are of one tenant.
     fn tenants(&self) -> &[u64] {
-        self.tenants.get_or_init(|| vec![0; sample::View::ids(self).len()])
+        self.tenants.get_or_init(|| vec![0; self.batch.ids.len()])
     }
 
     fn positions(&self) -> &[u32] {
@@ -135,7 +154,7 @@ impl sample::View for View<'_> {
     }
 
     fn finished(&self) -> &[u64] {
-        self.finished.get_or_init(|| self.host.finished())
+        &self.batch.finished
     }
 
     fn attribute(&self, row: usize, key: &str) -> Option<Cow<'_, str>> {

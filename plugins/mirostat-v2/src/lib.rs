@@ -16,8 +16,8 @@
 #[cfg(test)]
 mod tests;
 
-use tokenmill_plugin_common::{Args, Sequences, config};
-use tokenmill_plugin_draw::{candidates, draw, uniform, weights};
+use tokenmill_plugin_common::{Args, Candidates, FEW, Sequences, config};
+use tokenmill_plugin_draw::{draw, sum, uniform, weights};
 use tokenmill_policy::sample::{Choices, Knobs, Logits, Sampler, View};
 use tokenmill_policy::{Error, Host};
 
@@ -73,17 +73,18 @@ impl Cut {
         Self { settings, most: 2.0 * settings.tau }
     }
 
-    /// Draws a token with `u` in [0, 1), and moves the cut.
-    fn pick(&mut self, logits: &mut dyn Logits, row: u32, u: f64) -> Result<u32, Error> {
-        let surprise = |logprob: f32| -logprob * std::f32::consts::LOG2_E;
-        let beyond = |logprobs: &[f32]| logprobs.last().is_some_and(|&least| surprise(least) > self.most);
-        let (tokens, logprobs) = candidates(logits, row, beyond)?;
-        let kept = logprobs.iter().take_while(|&&logprob| surprise(logprob) <= self.most).count().max(1);
-        let weights = weights(&logprobs[..kept], 1.0);
-        let drawn = draw(&weights, u);
-        let observed = -libm::log2(weights[drawn] / weights.iter().sum::<f64>()) as f32;
+    /// Draws a token, and moves the cut; none if it lies beyond the candidates.
+    fn pick(&mut self, row: &Candidates<'_>, u: f64) -> Option<u32> {
+        let kept = row.logprobs.partition_point(|logprob| -logprob * std::f32::consts::LOG2_E <= self.most);
+        if kept == row.logprobs.len() && !row.last {
+            return None;
+        }
+        let weights = weights(&row.logprobs[..kept.max(1)], 1.0);
+        let total = sum(&weights);
+        let drawn = draw(&weights, total, u);
+        let observed = -libm::log2(weights[drawn] / total) as f32;
         self.most -= self.settings.eta * (observed - self.settings.tau);
-        Ok(tokens[drawn])
+        Some(row.tokens[drawn])
     }
 }
 
@@ -114,7 +115,8 @@ impl Sampler for MirostatV2 {
         rows: &[u32],
         choices: &mut Choices,
     ) -> Result<(), Error> {
-        self.known.choose(view, rows, choices, |cut, row, seed| cut.pick(logits, row, uniform(seed, 0)))
+        let token = |cut: &mut Cut, row: Candidates<'_>| cut.pick(&row, uniform(row.seed, 0));
+        self.known.choose(view, logits, (rows, choices), |_| FEW, token)
     }
 }
 

@@ -25,8 +25,10 @@ fn tokens_and_cuts_are_those_of_the_definition() {
         let mut cut = Cut::new(Settings { tau, eta });
         let steps = case["draws"].as_array().unwrap().iter().zip(case["steps"].as_array().unwrap());
         for (nth, (u, step)) in steps.enumerate() {
-            let mut row = Row(vec![vectors[nth % vectors.len()].clone()]);
-            let token = cut.pick(&mut row, 0, u.as_f64().unwrap()).unwrap();
+            let (tokens, logprobs) =
+                Row(vec![vectors[nth % vectors.len()].clone()]).top_k(0, u32::MAX).unwrap();
+            let row = Candidates { tokens: &tokens, logprobs: &logprobs, seed: 0, last: true };
+            let token = cut.pick(&row, u.as_f64().unwrap()).unwrap();
             assert_eq!(u64::from(token), step[0].as_u64().unwrap(), "tau {tau} eta {eta} step {nth}");
             assert!(
                 (f64::from(cut.most) - step[1].as_f64().unwrap()).abs() < 1e-3,

@@ -15,8 +15,10 @@
 #[cfg(test)]
 mod tests;
 
-use tokenmill_plugin_common::{Args, Sequences, config};
-use tokenmill_plugin_draw::{candidates, draw, mass, uniform, weights};
+use std::ops::Range;
+
+use tokenmill_plugin_common::{Args, Candidates, FEW, Sequences, config};
+use tokenmill_plugin_draw::{draw, exp, sum, sum_of, uniform, weights};
 use tokenmill_policy::sample::{Choices, Knobs, Logits, Sampler, View};
 use tokenmill_policy::{Error, Host};
 
@@ -64,26 +66,49 @@ impl Settings {
     }
 }
 
-/// The typical tokens of a row and their log-probabilities, most likely first.
-fn typical(logits: &mut dyn Logits, row: u32, typical_p: f32) -> Result<(Vec<u32>, Vec<f32>), Error> {
-    let (tokens, logprobs) = candidates(logits, row, |logprobs| mass(logprobs) > ENOUGH)?;
-    let weights = weights(&logprobs, 1.0);
-    let total: f64 = weights.iter().sum();
-    let norm = libm::log(total);
-    let surprise = |logprob: f32| f64::from(logprobs[0] - logprob) + norm;
-    let likely = weights.iter().zip(&logprobs).filter(|(weight, _)| **weight > 0.0);
-    let entropy: f64 = likely.map(|(weight, logprob)| weight / total * surprise(*logprob)).sum();
-    let far: Vec<f64> = logprobs.iter().map(|logprob| (surprise(*logprob) - entropy).abs()).collect();
-    let mut near: Vec<usize> = (0..far.len()).collect();
-    near.sort_by(|&a, &b| far[a].total_cmp(&far[b]));
-    let mut sum = 0.0;
-    let last = near.iter().find(|&&nth| {
-        sum += weights[nth] / total;
-        sum >= f64::from(typical_p)
-    });
-    let reach = last.map_or(f64::INFINITY, |&nth| far[nth]);
-    let kept = tokens.into_iter().zip(&logprobs).zip(&far).filter(|(_, far)| **far <= reach);
-    Ok(kept.map(|((token, logprob), _)| (token, *logprob)).unzip())
+/// Which of a row's candidates are typical, by their log-probabilities, most likely first, and their weights, whose sum
+/// is `total`.
+///
+/// Surprises are counted from that of the first, and so is the entropy: it is their mean.
+fn typical(logprobs: &[f32], (weights, total): (&[f64], f64), typical_p: f32) -> Range<usize> {
+    let surprise = |nth: usize| f64::from(logprobs[0] - logprobs[nth]);
+    let possible = weights.partition_point(|weight| *weight > 0.0);
+    let mean = sum_of(possible, |nth| weights[nth] * surprise(nth)) / total;
+    let far = |nth: usize| (surprise(nth) - mean).abs();
+    // They grow with the surprise: the nearest are to either side of the mean.
+    let mut low = logprobs.partition_point(|logprob| f64::from(logprobs[0] - logprob) < mean);
+    let (mut high, mut left, mut reach) = (low, f64::from(typical_p) * total, 0.0);
+    while left > 0.0 && (low > 0 || high < possible) {
+        let below = high == possible || (low > 0 && far(low - 1) <= far(high));
+        let next = if below { low - 1 } else { high };
+        (low, high) = if below { (next, high) } else { (low, next + 1) };
+        left -= weights[next];
+        reach = far(next);
+    }
+    while low > 0 && far(low - 1) <= reach {
+        low -= 1;
+    }
+    while high < possible && far(high) <= reach {
+        high += 1;
+    }
+    low..high
+}
+
+impl Settings {
+    /// Draws a token; none if the candidates leave out too much.
+    fn pick(&self, row: &Candidates<'_>) -> Option<u32> {
+        let mut all = weights(row.logprobs, 1.0);
+        let total = sum(&all);
+        if !row.last && exp(f64::from(row.logprobs[0])) * total <= ENOUGH {
+            return None;
+        }
+        let kept = typical(row.logprobs, (&all, total), self.typical_p);
+        if self.temperature != 1.0 {
+            all[kept.clone()].copy_from_slice(&weights(&row.logprobs[kept.clone()], self.temperature));
+        }
+        let all = &all[kept.clone()];
+        Some(row.tokens[kept.start + draw(all, sum(all), uniform(row.seed, 0))])
+    }
 }
 
 impl Sampler for Typical {
@@ -112,10 +137,8 @@ impl Sampler for Typical {
         rows: &[u32],
         choices: &mut Choices,
     ) -> Result<(), Error> {
-        self.known.choose(view, rows, choices, |settings, row, seed| {
-            let (tokens, logprobs) = typical(logits, row, settings.typical_p)?;
-            Ok(tokens[draw(&weights(&logprobs, settings.temperature), uniform(seed, 0))])
-        })
+        let token = |settings: &mut Settings, row: Candidates<'_>| settings.pick(&row);
+        self.known.choose(view, logits, (rows, choices), |_| FEW, token)
     }
 }
 

@@ -17,12 +17,13 @@ fn floats(value: &Value) -> Vec<f32> {
     value.as_array().unwrap().iter().map(float).collect()
 }
 
-/// Probabilities of what is kept, largest first, as the policy draws them.
+/// Probabilities of what is kept of all tokens, largest first, as the policy draws them.
 fn kept(logits: &[f32], mass: f32) -> (Vec<u32>, Vec<f64>) {
-    let (tokens, logprobs) = typical(&mut Row(vec![logits.to_vec()]), 0, mass).unwrap();
+    let (tokens, logprobs) = Row(vec![logits.to_vec()]).top_k(0, u32::MAX).unwrap();
     let weights = weights(&logprobs, 1.0);
-    let sum: f64 = weights.iter().sum();
-    (tokens, weights.into_iter().map(|weight| weight / sum).collect())
+    let kept = typical(&logprobs, (&weights, sum(&weights)), mass);
+    let weights = &weights[kept.clone()];
+    (tokens[kept].to_vec(), weights.iter().map(|weight| weight / sum(weights)).collect())
 }
 
 /// Equal logits may be told apart by the order of a sort, so counts and sorted probabilities are compared.
@@ -55,13 +56,20 @@ fn what_is_kept_is_what_llama_cpp_keeps() {
     assert_eq!(kept(&logits([0.4, 0.2, 0.2, 0.2]), 0.5).0, [1, 2, 3]);
 }
 
-/// A row of 500 tokens, of which the first 64 candidates do not make up the mass.
 #[test]
-fn flat_rows_are_read_as_far_as_it_takes() {
-    let logits: Vec<f32> = (0..500u32).map(|token| (token * 37 % 500) as f32 * -1e-3).collect();
-    let (few, all) = (kept(&logits, 0.3).0, kept(&logits, 1.0).0);
-    assert!((125..200).contains(&few.len()), "{}", few.len());
-    assert_eq!(all.len(), 500);
+fn candidates_that_leave_out_too_much_decide_nothing() {
+    let logits: Vec<f32> = (0..500u32).map(|token| token as f32 * -1e-3).collect();
+    let (tokens, logprobs) = Row(vec![logits]).top_k(0, u32::MAX).unwrap();
+    let pick = |k: usize, last| {
+        Settings::default().pick(&Candidates {
+            tokens: &tokens[..k],
+            logprobs: &logprobs[..k],
+            seed: 1,
+            last,
+        })
+    };
+    assert_eq!((pick(64, false), pick(256, false)), (None, None));
+    assert!(pick(500, false).is_some() && pick(64, true).is_some());
 }
 
 #[test]

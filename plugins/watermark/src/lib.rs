@@ -19,8 +19,8 @@ mod detect;
 mod tests;
 
 pub use detect::{Evidence, detect};
-use tokenmill_plugin_common::{Args, Sequences, config};
-use tokenmill_plugin_draw::{draw, mix, uniform, weights};
+use tokenmill_plugin_common::{Args, Candidates, Sequences, config};
+use tokenmill_plugin_draw::{draw, mix, sum, uniform, weights};
 use tokenmill_policy::sample::{Choices, Knobs, Logits, Sampler, View};
 use tokenmill_policy::{Error, Host};
 
@@ -84,7 +84,10 @@ impl Settings {
         let (tokens, logits): (Vec<u32>, Vec<f32>) = raised.into_iter().unzip();
         match known.temperature {
             0.0 => tokens[0],
-            temperature => tokens[draw(&weights(&logits, temperature), u)],
+            temperature => {
+                let weights = weights(&logits, temperature);
+                tokens[draw(&weights, sum(&weights), u)]
+            }
         }
     }
 }
@@ -124,13 +127,11 @@ impl Sampler for Watermark {
         rows: &[u32],
         choices: &mut Choices,
     ) -> Result<(), Error> {
-        self.known.choose(view, rows, choices, |known, row, seed| {
-            let (tokens, logprobs) = logits.top_k(row, known.top_k)?;
-            if tokens.is_empty() {
-                return Err(Error::Undecided("a row has no candidates".into()));
-            }
-            Ok(self.settings.pick(known, &tokens, &logprobs, uniform(seed, 0)))
-        })
+        let settings = &self.settings;
+        let token = |known: &mut Known, row: Candidates<'_>| {
+            Some(settings.pick(known, row.tokens, row.logprobs, uniform(row.seed, 0)))
+        };
+        self.known.choose(view, logits, (rows, choices), |known| known.top_k, token)
     }
 }
 

@@ -14,8 +14,8 @@
 #[cfg(test)]
 mod tests;
 
-use tokenmill_plugin_common::{Args, Sequences, config};
-use tokenmill_plugin_draw::{draw, uniform, weights};
+use tokenmill_plugin_common::{Args, Candidates, Sequences, config};
+use tokenmill_plugin_draw::{draw, sum, uniform, weights};
 use tokenmill_policy::sample::{Choices, Knobs, Logits, Sampler, View};
 use tokenmill_policy::{Error, Host};
 
@@ -78,7 +78,7 @@ impl Settings {
 /// How many of the first tokens are left out: all that reach the threshold but the last of them.
 fn excluded(logprobs: &[f32], threshold: f64) -> usize {
     let weights = weights(logprobs, 1.0);
-    let least = threshold * weights.iter().sum::<f64>();
+    let least = threshold * sum(&weights);
     weights.iter().take_while(|&&weight| weight >= least).count().saturating_sub(1)
 }
 
@@ -116,12 +116,12 @@ impl Sampler for Xtc {
         rows: &[u32],
         choices: &mut Choices,
     ) -> Result<(), Error> {
-        self.known.choose(view, rows, choices, |settings, row, seed| {
-            let (tokens, logprobs) = logits.top_k(row, settings.top_k)?;
-            let first = excluded(&logprobs, settings.threshold);
-            let weights = weights(&logprobs[first..], settings.temperature);
-            Ok(tokens[first + draw(&weights, uniform(seed, 1))])
-        })
+        let token = |settings: &mut Settings, row: Candidates<'_>| {
+            let first = excluded(row.logprobs, settings.threshold);
+            let weights = weights(&row.logprobs[first..], settings.temperature);
+            Some(row.tokens[first + draw(&weights, sum(&weights), uniform(row.seed, 1))])
+        };
+        self.known.choose(view, logits, (rows, choices), |settings| settings.top_k, token)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The components of the target `calls`: an interpreter whose program is a column of the view.
 //!
-//! An operation has eight words: its number, a handle (0: the honest one), arguments, and where the host shall write
-//! what it returns (0: at 64). Memory: 16 the answer "ok", 64 what getters return, 4096 heap.
+//! An operation has eight words: its number, a handle (0: the honest one), arguments (more than there are words are those
+//! of the next operation), and where the host shall write what it returns (0: at 64). Memory: 16 the answer "ok", 64 what getters return, 4096 heap.
 
 use std::fmt::Write;
 use std::sync::LazyLock;
@@ -14,13 +14,13 @@ const WIT: &str = include_str!("../../../wit/policy.wit");
 pub(crate) static SAMPLER: LazyLock<Vec<u8>> = LazyLock::new(|| {
     component(
         "sampling",
-        &module(SAMPLING, "sampler", "(call $i_accepted (local.get $view) (i32.const 64))", 72),
+        &module(SAMPLING, LATER, "sampler", "(call $i_accepted (local.get $view) (i32.const 64))", 72),
     )
 });
 pub(crate) static SCHEDULER: LazyLock<Vec<u8>> = LazyLock::new(|| {
     component(
         "scheduling",
-        &module(SCHEDULING, "scheduler", "(call $i_pending (local.get $view) (i32.const 64))", 64),
+        &module(SCHEDULING, &[], "scheduler", "(call $i_pending (local.get $view) (i32.const 64))", 64),
     )
 });
 
@@ -69,6 +69,13 @@ const SAMPLING: &[Import] = &[
     ("sample-host", "[resource-drop]choices", "O", ""),
 ];
 
+/// What later versions added: its operations have numbers after all others, so that seeds keep their meaning.
+const LATER: &[Import] = &[
+    ("sample-host", "[static]view.batch-update", "r", ""),
+    ("sample-host", "[static]knobs.params", "wwwwwwww", ""),
+    ("sample-host", "[method]logits.batch-top-k", "Lwwwwr", ""),
+];
+
 const SCHEDULING: &[Import] = &[
     ("host", "log", "ww", ""),
     ("schedule-host", "[method]view.now-us", "V", "i64"),
@@ -104,39 +111,40 @@ const OWN: [&str; 6] = [
 ];
 
 /// The module's text; `read` fetches the program, whose address is then at `at`.
-fn module(imports: &[Import], interface: &str, read: &str, at: u32) -> String {
+fn module(imports: &[Import], later: &[Import], interface: &str, read: &str, at: u32) -> String {
     let mut declared = String::new();
-    let mut operations = String::new();
-    for (nth, &(of, name, parameters, result)) in imports.iter().enumerate() {
-        let types = "i32 ".repeat(parameters.len());
-        let gives = if result.is_empty() { String::new() } else { format!("(result {result})") };
-        let id = id(name);
-        let _ = writeln!(
-            declared,
-            r#"(import "tokenmill:policy/{of}@0.1.0" "{name}" (func ${id} (param {types}) {gives}))"#
-        );
-        let call = format!("(call ${id} {})", arguments(parameters));
-        let call = match (name, result) {
-            (_, "") => call,
-            ("[constructor]mask", _) => format!("(global.set $mask {call})"),
-            _ => format!("(drop {call})"),
-        };
-        operation(&mut operations, nth, &call);
-    }
-    for (nth, own) in OWN.iter().enumerate() {
-        operation(&mut operations, imports.len() + nth, own);
-    }
+    let (mut operations, mut count) = (String::new(), 0);
+    let mut operation = |code: &str| {
+        let _ = writeln!(operations, "(if (i32.eq (local.get $op) (i32.const {count})) (then {code}))");
+        count += 1;
+    };
+    imports.iter().for_each(|import| operation(&call(import, &mut declared)));
+    OWN.iter().for_each(|own| operation(own));
+    later.iter().for_each(|import| operation(&call(import, &mut declared)));
     let text =
         include_str!("guest.wat").replace("{{imports}}", &declared).replace("{{operations}}", &operations);
-    let text = text.replace("{{count}}", &(imports.len() + OWN.len()).to_string()).replace("{{read}}", read);
+    let text = text.replace("{{count}}", &count.to_string()).replace("{{read}}", read);
     let hooks = if interface == "sampler" { SAMPLER_HOOKS } else { SCHEDULER_HOOKS };
     text.replace("{{hooks}}", hooks)
         .replace("{{at}}", &at.to_string())
         .replace("{{len}}", &(at + 4).to_string())
 }
 
-fn operation(text: &mut String, nth: usize, code: &str) {
-    let _ = writeln!(text, "(if (i32.eq (local.get $op) (i32.const {nth})) (then {code}))");
+/// Declares a function of the host; returns code that calls it.
+fn call(&(of, name, parameters, result): &Import, declared: &mut String) -> String {
+    let types = "i32 ".repeat(parameters.len());
+    let gives = if result.is_empty() { String::new() } else { format!("(result {result})") };
+    let id = id(name);
+    let _ = writeln!(
+        declared,
+        r#"(import "tokenmill:policy/{of}@0.1.0" "{name}" (func ${id} (param {types}) {gives}))"#
+    );
+    let call = format!("(call ${id} {})", arguments(parameters));
+    match (name, result) {
+        (_, "") => call,
+        ("[constructor]mask", _) => format!("(global.set $mask {call})"),
+        _ => format!("(drop {call})"),
+    }
 }
 
 fn id(name: &str) -> String {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use tokenmill_policy::Error;
+use tokenmill_policy::sample::{Knobs, Logits};
 use tokenmill_wasm::{Limits, Plugin, Reason, Runtime};
 
 use crate::guests::{self, Code, VOCAB, compiler, host, load, plan};
@@ -12,6 +14,9 @@ use crate::steps::{self, failures, only};
 
 crate::tests!(
     honest_answers_arrive,
+    calls_about_all_rows_arrive,
+    a_batch_is_told_when_it_changes,
+    p05_calls_about_all_rows_are_checked,
     p05_answers_out_of_range_are_refused,
     p05_whatever_is_answered_does_no_harm,
     p06_orders_that_name_nobody_are_refused,
@@ -40,6 +45,78 @@ fn honest_answers_arrive() {
     let plugin = load(&plan(run).scheduler()).unwrap();
     let order = steps::order(&mut *plugin.scheduler().unwrap(), 2).unwrap();
     assert_eq!((order.indices, order.tokens), (vec![1, 0], vec![1, 0]));
+}
+
+/// `params` with so many values of each: 0.5, 40 and 1.
+fn params(temperatures: u32, top_k: u32, top_p: u32) -> String {
+    let values = "(f32.store (i32.const 100) (f32.const 0.5)) (i32.store (i32.const 104) (i32.const 40))
+        (f32.store (i32.const 108) (f32.const 1))";
+    let lists = [(100, temperatures), (104, top_k), (108, top_p), (108, 0)];
+    let lists = lists.map(|(at, len)| format!("(i32.const {at}) (i32.const {len})")).concat();
+    format!("{values} (call $params {lists})")
+}
+
+/// Asks for candidates of `rows` of the words at 96, `counts` of which say how many, from 100 on.
+fn batch_top_k(rows: u32, counts: u32) -> String {
+    format!(
+        "(call $batch_top_k (local.get $logits) (i32.const 96) (i32.const {rows}) (i32.const 100) (i32.const {counts})
+        (i32.const 64))"
+    )
+}
+
+fn calls_about_all_rows_arrive() {
+    // Two values of top-p, and no values at all.
+    let plan = [
+        "(f32.store (i32.const 104) (f32.const 0.25)) (f32.store (i32.const 108) (f32.const 0.5))
+        (call $params (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 104) (i32.const 2)
+            (i32.const 0) (i32.const 0))",
+        &params(0, 0, 0),
+        "(i32.store (i32.const 96) (i32.const 0)) (i32.store (i32.const 100) (i32.const 1))
+        (call $inspect (local.get $out) (i32.const 96) (i32.const 2))",
+    ]
+    .concat();
+    // Row 0 has 5 candidates, row 1 all that there are; the last token of all is chosen for row 1.
+    let pick = [
+        "(i32.store (i32.const 96) (i32.const 0)) (i32.store (i32.const 100) (i32.const 1))
+        (i32.store (i32.const 104) (i32.const 5)) (i32.store (i32.const 108) (i32.const -1))",
+        &batch_top_k(2, 2).replace("(i32.const 100)", "(i32.const 104)"),
+        "(if (i32.ne (i32.load (i32.const 68)) (i32.const 3)) (then unreachable))
+        (local.set $a (i32.load (i32.const 64)))
+        (if (i32.ne (i32.load (i32.add (local.get $a) (i32.const 4))) (i32.const 5)) (then unreachable))
+        (local.set $b (i32.add (i32.load (i32.const 72)) (i32.mul (i32.const 4) (i32.sub (i32.load (i32.const 76)) (i32.const 1)))))
+        (if (i32.ne (i32.load (i32.const 76)) (i32.load (i32.const 84))) (then unreachable))
+        (call $accept (local.get $out) (i32.const 100) (i32.const 1) (local.get $b) (i32.const 1))",
+    ]
+    .concat();
+    let plugin = load(&Code { plan: &plan, pick: &pick, ..Code::default() }.sampler()).unwrap();
+    let rows = [(1, 0, 1, &[1][..]), (2, 0, 1, &[1])];
+    let (knobs, choices) = steps::ask(&mut *plugin.sampler().unwrap(), &rows, &[], &[7, 8]).unwrap();
+    let inspect = vec![0, 1];
+    assert_eq!(knobs, Knobs { top_p: vec![(0, 0.25), (1, 0.5)], inspect, ..Knobs::default() });
+    assert_eq!(choices.accept, [(1, VOCAB - 1)]);
+    let (knobs, _) = steps::once(&load(&self::plan(&params(1, 1, 1)).sampler()).unwrap()).unwrap();
+    let (temperature, top_k, top_p) = (vec![(0, 0.5)], vec![(0, 40)], vec![(0, 1.0)]);
+    assert_eq!(knobs, Knobs { temperature, top_k, top_p, ..Knobs::default() });
+}
+
+/// The guest says with its temperature how many ids it was told, or 100 if none.
+fn a_batch_is_told_when_it_changes() {
+    let tell = "(call $batch_update (i32.const 64))
+        (local.set $a (select (i32.add (i32.load (i32.const 72)) (i32.mul (i32.load (i32.const 80)) (i32.const 10)))
+            (i32.const 100) (i32.load (i32.const 64))))
+        (f32.store (i32.const 100) (f32.convert_i32_u (local.get $a)))
+        (call $temperature (local.get $out) (i32.const 96) (i32.const 1) (i32.const 100) (i32.const 1))";
+    let plugin = load(&plan(tell).sampler()).unwrap();
+    let mut sampler = plugin.sampler().unwrap();
+    let mut position = 0;
+    let mut step = |ids: &[u64], finished: &[u64]| {
+        position += 1;
+        let rows: Vec<_> = ids.iter().map(|&id| (id, 4, position, &[1][..])).collect();
+        let seeds = vec![0; ids.len()];
+        steps::ask(&mut *sampler, &rows, finished, &seeds).unwrap().0.temperature[0].1
+    };
+    assert_eq!([step(&[1, 2], &[]), step(&[1, 2], &[]), step(&[2, 1], &[])], [2.0, 100.0, 2.0]);
+    assert_eq!([step(&[2], &[1]), step(&[2], &[]), step(&[2], &[])], [11.0, 100.0, 100.0]);
 }
 
 /// One step has a bad answer, and its instance lives on.
@@ -96,6 +173,43 @@ fn p05_answers_out_of_range_are_refused() {
     }
 }
 
+fn p05_calls_about_all_rows_are_checked() {
+    wrong(&plan(&params(2, 0, 0)), "temperature: lists of 1 and 2");
+    wrong(&plan(&params(0, 2, 0)), "top_k: lists of 1 and 2");
+    wrong(&plan(&params(1, 0, 1).replace("const 0.5", "const nan")), "temperature");
+    wrong(&plan(&params(1, 0, 1).replace("(f32.const 1)", "(f32.const 2)")), "top-p");
+    let pick = |pick: &str, word: &str| wrong(&Code { plan: INSPECT, pick, ..Code::default() }, word);
+    pick(&params(1, 0, 0), "params are for plan");
+    pick(&batch_top_k(1, 0), "lists of 1 and 0");
+    pick(&batch_top_k(2, 2), "2 rows, and pick is about 1");
+    pick(&format!("(i32.store (i32.const 96) (i32.const 9)) {}", batch_top_k(1, 1)), "row 9");
+    let configure = Code { configure: &params(0, 0, 0), ..Code::default() };
+    let Err(refused) = load(&configure.sampler()) else { panic!("it was loaded") };
+    assert!(refused.to_string().contains("params are for plan"));
+    // More than fits into a guest, of a vocabulary that does.
+    let all = format!("(i32.store (i32.const 100) (i32.const -1)) {}", batch_top_k(1, 1));
+    let plugin = load(&Code { plan: INSPECT, pick: &all, ..Code::default() }.sampler()).unwrap();
+    let row = [(1, 0, 1, &[1][..])];
+    steps::ask_with(&mut *plugin.sampler().unwrap(), &row, &[], &[7], &mut Endless).unwrap_err();
+    assert!(plugin.health().last_failure.unwrap().contains("2097152 candidates"));
+}
+
+struct Endless;
+
+impl Logits for Endless {
+    fn vocab(&self) -> u32 {
+        2 << 20
+    }
+
+    fn top_k(&mut self, _: u32, _: u32) -> Result<(Vec<u32>, Vec<f32>), Error> {
+        panic!("nobody may ask")
+    }
+
+    fn read(&mut self, _: u32) -> Result<&[f32], Error> {
+        panic!("nobody may ask")
+    }
+}
+
 /// For every row: what the seed says. Its low byte chooses a setter, the next a row, its upper half a value.
 const CHAOS: &str = "
     (call $seeds (local.get $view) (i32.const 64))
@@ -133,6 +247,10 @@ fn anything() -> Vec<u8> {
         "(call $inspect (local.get $out) (i32.const 96) (i32.const 1))",
         "(call $inspect (local.get $out) (i32.const 96) (i32.const 1))",
         "(call $temperature (local.get $out) (i32.const 96) (i32.const 1) (i32.const 100) (i32.const 0))",
+        "(call $params (i32.const 96) (i32.const 3) (i32.const 96) (i32.const 3) (i32.const 0) (i32.const 0)
+            (i32.const 0) (i32.const 0))",
+        "(call $params (i32.const 96) (i32.const 1) (i32.const 96) (i32.const 3) (i32.const 96) (i32.const 3)
+            (i32.const 96) (i32.const 3))",
     ]);
     let pick = setters(&[
         "(i32.store8 (i32.const 101) (i32.const 0)) (i32.store16 (i32.const 102) (i32.const 0)) (call $accept (local.get $out) (i32.const 96) (i32.const 1) (i32.const 100) (i32.const 1))",
