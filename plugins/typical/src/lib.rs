@@ -74,22 +74,28 @@ fn typical(logprobs: &[f32], (weights, total): (&[f64], f64), typical_p: f32) ->
     let surprise = |nth: usize| f64::from(logprobs[0] - logprobs[nth]);
     let possible = weights.partition_point(|weight| *weight > 0.0);
     let mean = sum_of(possible, |nth| weights[nth] * surprise(nth)) / total;
-    let far = |nth: usize| (surprise(nth) - mean).abs();
-    // They grow with the surprise: the nearest are to either side of the mean.
+    // Distances grow with the surprise: the nearest are to either side of the mean, infinity is behind the ends.
+    let far = |nth: usize| if nth < possible { (surprise(nth) - mean).abs() } else { f64::INFINITY };
     let mut low = logprobs.partition_point(|logprob| f64::from(logprobs[0] - logprob) < mean);
     let (mut high, mut left, mut reach) = (low, f64::from(typical_p) * total, 0.0);
-    while left > 0.0 && (low > 0 || high < possible) {
-        let below = high == possible || (low > 0 && far(low - 1) <= far(high));
-        let next = if below { low - 1 } else { high };
-        (low, high) = if below { (next, high) } else { (low, next + 1) };
-        left -= weights[next];
-        reach = far(next);
-    }
-    while low > 0 && far(low - 1) <= reach {
-        low -= 1;
-    }
-    while high < possible && far(high) <= reach {
-        high += 1;
+    let (mut before, mut after) = (far(low.wrapping_sub(1)), far(high));
+    loop {
+        let (next, below) = if before <= after { (before, true) } else { (after, false) };
+        // What is as far as the last that it takes is kept too.
+        let done = if left > 0.0 { next == f64::INFINITY } else { next > reach };
+        if done {
+            break;
+        }
+        reach = next;
+        if below {
+            low -= 1;
+            left -= weights[low];
+            before = far(low.wrapping_sub(1));
+        } else {
+            left -= weights[high];
+            high += 1;
+            after = far(high);
+        }
     }
     low..high
 }
