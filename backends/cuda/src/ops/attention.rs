@@ -111,8 +111,8 @@ pub struct Split {
     pub most: usize,
 }
 
-/// By the number of sequences alone, so that a recorded step serves all lengths: half a block more than there are
-/// multiprocessors were fastest on an H200, whatever the number.
+/// By the number of sequences alone, so that a recorded step serves all lengths. About three blocks for every two
+/// multiprocessors were fastest on an H200 (`bench/results/gpu-plans.json`).
 pub fn split(shape: &CacheShape, seqs: usize, multiprocessors: usize) -> Split {
     let Some(kernels) = Kernels::of(shape) else { return Split { usual: 1, most: 1 } };
     let alone = seqs.max(1) * kernels.decode_blocks(shape);
