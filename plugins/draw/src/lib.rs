@@ -13,7 +13,7 @@ pub use exp::exp;
 pub fn weights(logprobs: &[f32], temperature: f32) -> Vec<f64> {
     let first = logprobs.first().copied().unwrap_or_default();
     let scale = 1.0 / f64::from(temperature);
-    logprobs.iter().map(|logprob| exp::exp(f64::from(logprob - first) * scale)).collect()
+    logprobs.iter().map(|logprob| exp(f64::from(logprob - first) * scale)).collect()
 }
 
 /// The sum of so many values, by four sums of every fourth: one alone would wait for each addition.
