@@ -200,6 +200,7 @@ pub trait Logits {
     fn vocab(&self) -> u32;
     /// The k largest, most likely first, with log-probabilities.
     fn top_k(&mut self, row: u32, k: u32) -> Result<(Vec<u32>, Vec<f32>), Error>;
+
     /// The k[i] largest of rows[i], as `top_k`; there are as many of one as of the other. A policy in WebAssembly asks
     /// the host once.
     fn batch_top_k(&mut self, rows: &[u32], k: &[u32]) -> Result<TopK, Error> {

@@ -1,7 +1,8 @@
 //! The components of the target `calls`: an interpreter whose program is a column of the view.
 //!
 //! An operation has eight words: its number, a handle (0: the honest one), arguments (more than there are words are those
-//! of the next operation), and where the host shall write what it returns (0: at 64). Memory: 16 the answer "ok", 64 what getters return, 4096 heap.
+//! of the next operation), and where the host shall write what it returns (0: at 64). Memory: 16 the answer "ok", 64 what
+//! getters return, 4096 heap.
 
 use std::fmt::Write;
 use std::sync::LazyLock;

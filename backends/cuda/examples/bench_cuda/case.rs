@@ -149,7 +149,10 @@ impl Case {
             ),
             Kind::Steps(shape) => (
                 "steps",
-                json!({ "geometry": shape.of.name, "sequences": shape.sequences, "context": shape.context, "gemm": shape.gemm }),
+                json!({
+                    "geometry": shape.of.name, "sequences": shape.sequences, "context": shape.context,
+                    "gemm": shape.gemm,
+                }),
             ),
         };
         let mut all =
